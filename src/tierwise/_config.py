@@ -1,0 +1,57 @@
+"""TOML files to frozen specs. Every error carries the file and the path inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from tierwise._errors import SpecError
+
+__all__ = ["Spec", "convert", "load_toml", "loads_toml"]
+
+T = TypeVar("T")
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that is asked for in a file: frozen, keyword-only, unknown keys are errors."""
+
+
+def convert(value: object, kind: type[T], *, where: str) -> T:
+    """Turn plain data (dicts, lists, numbers) into ``kind``.
+
+    Raises:
+        SpecError: The data does not fit; the message ends with the path inside, as ``$.tiers[0].cpus``.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise SpecError(str(error), where=where) from error
+
+
+def loads_toml(text: str, kind: type[T], *, where: str) -> T:
+    """Decode TOML text into ``kind``; ``where`` names the text in errors.
+
+    Raises:
+        SpecError: Not TOML, an unknown key, a wrong type or a value out of bounds.
+    """
+    try:
+        return msgspec.toml.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise SpecError(str(error), where=where, fix="Correct that key and run the command again") from error
+    except msgspec.DecodeError as error:
+        raise SpecError(f"the text must be valid TOML ({error})", where=where) from error
+
+
+def load_toml(path: Path, kind: type[T]) -> T:
+    """`loads_toml` from a UTF-8 file.
+
+    Raises:
+        SpecError: As `loads_toml`, or the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"the file must be readable UTF-8 text ({error})", where=path) from error
+    return loads_toml(text, kind, where=str(path))

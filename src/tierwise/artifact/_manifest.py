@@ -1,0 +1,234 @@
+"""The manifest: what an artifact is, as msgspec JSON. Changing a field here changes a file format: bump ``FORMAT``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tierwise._config import Spec
+
+__all__ = [
+    "FORMAT",
+    "Accuracy",
+    "Coverage",
+    "FileEntry",
+    "ImageInput",
+    "InputEncoding",
+    "Manifest",
+    "NodeAudit",
+    "Provenance",
+    "Segment",
+    "TensorInput",
+    "TensorSpec",
+    "TextInput",
+]
+
+FORMAT = 1
+"""Version of the manifest this release writes."""
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TensorSpec(Spec):
+    """One tensor at a segment's border.
+
+    Attributes:
+        name: Name in the ONNX graph.
+        dtype: Open Inference Protocol name: ``FP32``, ``UINT8``, ``INT64``, ...
+        shape: Axes; -1 where any size is accepted (the batch axis).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def nbytes(self, batch: int = 1) -> int:
+        """Bytes of one tensor with ``batch`` in place of every -1."""
+        size = {"FP32": 4, "FP16": 2, "FP64": 8, "UINT8": 1, "INT8": 1, "INT32": 4, "INT64": 8, "BOOL": 1}[self.dtype]
+        for axis in self.shape:
+            size *= batch if axis < 0 else axis
+        return size
+
+
+class ImageInput(Spec, tag="image", tag_field="kind"):
+    """A picture, as the device holds it.
+
+    The node turns it into ``tensor``: decode, resize (bilinear, antialiased) where the size differs, scale to [0, 1],
+    subtract ``mean``, divide by ``std`` (per channel), layout NCHW, float32.
+
+    Attributes:
+        encoding: ``jpeg``/``png``: one BYTES element a picture (any format Pillow reads is accepted); ``uint8``: raw
+            pixels, a UINT8 tensor [n, height, width, channels].
+        height: Rows the model wants.
+        width: Columns the model wants.
+        channels: 1 (grey) or 3 (RGB).
+        mean: Per channel, on the [0, 1] scale.
+        std: Per channel, on the [0, 1] scale.
+        tensor: Name of the model input that receives the result.
+    """
+
+    encoding: Literal["jpeg", "png", "uint8"]
+    height: Annotated[int, msgspec.Meta(gt=0)]
+    width: Annotated[int, msgspec.Meta(gt=0)]
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    tensor: str = "input"
+
+
+class TextInput(Spec, tag="text", tag_field="kind"):
+    """UTF-8 text, or a pair of texts: BYTES [n, 1] or [n, 2]; the node tokenises and pads to ``max_length``.
+
+    Attributes:
+        tokenizer: File name inside the artifact (the ``tokenizers`` library's JSON).
+        max_length: Tokens a row, padded and truncated to exactly this.
+        pair: Whether an item is two texts.
+        ids: Model input that receives the token ids (INT64 [n, max_length]).
+        mask: Model input that receives the attention mask, or None.
+        type_ids: Model input that receives segment ids, or None.
+    """
+
+    tokenizer: str = "tokenizer.json"
+    max_length: Annotated[int, msgspec.Meta(gt=0)]
+    pair: bool = False
+    ids: str = "input_ids"
+    mask: str | None = "attention_mask"
+    type_ids: str | None = None
+
+
+class TensorInput(Spec, tag="tensor", tag_field="kind"):
+    """Tensors that go into the model as they come (a model brought without its preprocessing)."""
+
+    tensors: tuple[TensorSpec, ...]
+
+
+InputEncoding = ImageInput | TextInput | TensorInput
+
+
+class Segment(Spec):
+    """One ONNX file of the chain, run on one tier.
+
+    Attributes:
+        file: File name inside the artifact.
+        inputs: Tensors it needs; each is an input of the model or an output of an earlier segment.
+        outputs: Tensors it makes.
+        macs: Multiply-accumulates of one item, from the graph.
+    """
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    macs: int
+
+
+class Accuracy(Spec):
+    """How good the variant was, once, on one split.
+
+    Attributes:
+        metric: ``accuracy`` or ``f1``.
+        value: In [0, 1].
+        split: ``test`` or ``validation``.
+        items: Number of items.
+    """
+
+    metric: str
+    value: float
+    split: str
+    items: int
+
+
+class NodeAudit(Spec):
+    """One operator of the optimised graph.
+
+    Attributes:
+        node: Its name in the optimised graph.
+        op: Its operator type there (``QLinearConv``, ``Conv``, ...).
+        int8: Whether it computes in 8-bit integers.
+        macs: Multiply-accumulates it stands for (0 for cheap operators).
+        reason: Why it does not run in int8; empty where it does or where it has no arithmetic to speak of.
+    """
+
+    node: str
+    op: str
+    int8: bool
+    macs: int
+    reason: str = ""
+
+
+class Coverage(Spec):
+    """What of the graph ONNX Runtime really runs in int8 after its own optimisation, on the machine that built it.
+
+    Attributes:
+        int8_ops: Compute operators (convolution, matrix product) in int8.
+        float_ops: Compute operators left in float.
+        int8_macs_frac: Share of the multiply-accumulates that runs in int8.
+        nodes: One entry per compute operator.
+        isa: Instruction set it was audited on (``x86-vnni``, ``x86``, ``arm64``).
+    """
+
+    int8_ops: int
+    float_ops: int
+    int8_macs_frac: float
+    nodes: tuple[NodeAudit, ...]
+    isa: str
+
+
+class Provenance(Spec):
+    """What made an artifact, and from what.
+
+    Attributes:
+        task: Name of the task.
+        task_fingerprint: Hash of the task's spec (model, data, seed).
+        chain: Operator chain as written, ``sptq+partition``.
+        specs: The operators' specs in order, as plain data.
+        versions: Package versions that took part.
+        composition_error: Largest absolute difference between the composed segments and the uncut model, where cut.
+        notes: Remarks made by operators for the reader of a report (which cut and why, ranges, ...).
+        training_s: CPU seconds of training and calibration that went into it.
+    """
+
+    task: str
+    task_fingerprint: str
+    chain: str
+    specs: tuple[dict[str, object], ...]
+    versions: dict[str, str]
+    composition_error: float | None = None
+    notes: tuple[str, ...] = ()
+    training_s: float = 0.0
+
+
+class FileEntry(Spec):
+    """A file of the artifact beside the manifest."""
+
+    name: str
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(Spec):
+    """All that is known about an artifact.
+
+    Attributes:
+        format: Version of this structure.
+        name: Name to serve it under when the user gives none.
+        input: What a client sends and how it becomes tensors.
+        outputs: What the last segment answers.
+        labels: Class names in the order of the last axis of the first output, or empty.
+        segments: ONNX files in the order they run.
+        files: Every other file of the directory with size and hash.
+        provenance: What made it.
+        accuracy: How good it was; several splits may be given.
+        coverage: The int8 audit, where a quantising operator took part.
+    """
+
+    format: int = FORMAT
+    name: str
+    input: InputEncoding
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = ()
+    segments: Annotated[tuple[Segment, ...], msgspec.Meta(min_length=1)]
+    files: tuple[FileEntry, ...]
+    provenance: Provenance
+    accuracy: tuple[Accuracy, ...] = ()
+    coverage: Coverage | None = None
