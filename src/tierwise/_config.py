@@ -14,8 +14,11 @@ __all__ = ["Spec", "convert", "load_toml", "loads_toml"]
 T = TypeVar("T")
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything that is asked for in a file: frozen, keyword-only, unknown keys are errors."""
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of everything that is asked for in a file: frozen, and unknown keys are errors.
+
+    Subclasses repeat ``kw_only=True``: msgspec does not inherit it.
+    """
 
 
 def convert(value: object, kind: type[T], *, where: str) -> T:

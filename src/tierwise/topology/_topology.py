@@ -15,7 +15,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
 
-class PowerModel(Spec):
+class PowerModel(Spec, kw_only=True):
     """What a tier draws when no meter is there; every figure made from it is marked *modelled*.
 
     Attributes:
@@ -31,7 +31,7 @@ class PowerModel(Spec):
     source: str
 
 
-class Tier(Spec):
+class Tier(Spec, kw_only=True):
     """One kind of machine.
 
     Attributes:
@@ -49,7 +49,7 @@ class Tier(Spec):
     address: str | None = None
 
 
-class Link(Spec):
+class Link(Spec, kw_only=True):
     """The link from one tier up to the next.
 
     Attributes:
@@ -71,7 +71,7 @@ class Link(Spec):
     loss_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
 
-class Scaling(Spec):
+class Scaling(Spec, kw_only=True):
     """How far an emulated topology was scaled down to fit a machine.
 
     Attributes:
@@ -85,7 +85,7 @@ class Scaling(Spec):
     machine_cpus: float
 
 
-class Topology(Spec):
+class Topology(Spec, kw_only=True):
     """Tiers in order from the device upward, and one link between each two neighbours.
 
     Attributes:
