@@ -76,7 +76,9 @@ def _scaled(value: float, steps: list[tuple[float, str]], digits: int) -> str:
     for size, unit in steps:
         # A value that rounds up to the next unit's 1 is printed there: 999.9996 ms is 1 s, never 1e+03 ms.
         if abs(value) >= size * (1 - 0.5 * 10**-digits):
-            return f"{value / size:.{digits}g} {unit}" if abs(value / size) < 10**digits else f"{value / size:.0f} {unit}"
+            return (
+                f"{value / size:.{digits}g} {unit}" if abs(value / size) < 10**digits else f"{value / size:.0f} {unit}"
+            )
     size, unit = steps[-1]
     return f"{value / size:.{digits}g} {unit}"
 

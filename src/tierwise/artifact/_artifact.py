@@ -1,0 +1,213 @@
+"""The artifact on disk: written whole or not at all, verified whenever it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import final
+
+import msgspec
+
+from tierwise._errors import ArtifactError, TamperedError
+from tierwise.artifact._manifest import FORMAT, Accuracy, FileEntry, Manifest
+
+__all__ = ["MANIFEST", "Artifact", "open_artifact", "read_files", "receive_files", "record_accuracy", "write_artifact"]
+
+MANIFEST = "manifest.json"
+
+
+@final
+@dataclass(frozen=True)
+class Artifact:
+    """A verified directory of segments.
+
+    Attributes:
+        directory: Where it lies.
+        manifest: What it is.
+        digest: SHA-256 of the manifest's bytes; since the manifest holds the hash of every file, it names the content.
+    """
+
+    directory: Path
+    manifest: Manifest
+    digest: str
+
+    def path(self, name: str) -> Path:
+        """The file ``name`` of the artifact (not checked to exist)."""
+        return self.directory / name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its files beside the manifest."""
+        return sum(entry.bytes for entry in self.manifest.files)
+
+
+def open_artifact(directory: Path) -> Artifact:
+    """Open and verify an artifact.
+
+    Raises:
+        ArtifactError: No manifest, a manifest that is not valid or of a format this release cannot read, a file missing
+            or one too many.
+        TamperedError: A file's size or hash is not what the manifest says (both are in the message).
+    """
+    try:
+        raw = (directory / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"an artifact must hold a readable {MANIFEST} ({error.strerror})",
+            where=directory,
+            fix="Give the directory that `tierwise study run` wrote under artifacts/",
+        ) from error
+    manifest = _decode(raw, directory)
+    for entry in manifest.files:
+        _verify(directory, entry)
+    return Artifact(directory, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def write_artifact(directory: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Artifact:
+    """Write a new artifact in one step: readers see all of it or nothing.
+
+    Args:
+        directory: Where it shall lie; must not exist.
+        manifest: What it is; its ``files`` are filled in here.
+        files: Content, or a path to copy from, by file name inside the artifact.
+
+    Raises:
+        ArtifactError: The directory exists, a name leaves the directory, or a segment's file is not among ``files``.
+    """
+    missing = [segment.file for segment in manifest.segments if segment.file not in files]
+    if missing:
+        raise ArtifactError("every segment's file must be given", got=f"no {missing[0]!r}", where=directory)
+    with _staged(directory) as stage:
+        entries = tuple(_put(stage, name, content) for name, content in sorted(files.items()))
+        manifest = msgspec.structs.replace(manifest, files=entries, format=FORMAT)
+        (stage / MANIFEST).write_bytes(_encode(manifest))
+    return open_artifact(directory)
+
+
+def read_files(artifact: Artifact) -> dict[str, bytes]:
+    """Manifest and all files, to be pushed to a node."""
+    names = [MANIFEST, *(entry.name for entry in artifact.manifest.files)]
+    return {name: artifact.path(name).read_bytes() for name in names}
+
+
+def receive_files(directory: Path, files: Mapping[str, bytes]) -> Artifact:
+    """Write what `read_files` gave on another machine; the inverse, verified before anything is visible.
+
+    Raises:
+        ArtifactError: No manifest among the files, a name that leaves the directory, or the directory exists.
+        TamperedError: A file is not what the manifest says.
+    """
+    if MANIFEST not in files:
+        raise ArtifactError(f"the files of an artifact must include {MANIFEST}", got=sorted(files), where=directory)
+    manifest = _decode(files[MANIFEST], directory)
+    listed = {entry.name for entry in manifest.files}
+    extra = sorted(set(files) - listed - {MANIFEST})
+    if extra:
+        raise ArtifactError("every file must be listed in the manifest", got=repr(extra[0]), where=directory)
+    with _staged(directory) as stage:
+        for entry in manifest.files:
+            if entry.name not in files:
+                raise ArtifactError(f"the file {entry.name!r} of the manifest must be sent too", where=directory)
+            _put(stage, entry.name, files[entry.name])
+            _verify(stage, entry)
+        (stage / MANIFEST).write_bytes(files[MANIFEST])
+    return open_artifact(directory)
+
+
+def record_accuracy(artifact: Artifact, accuracy: Accuracy) -> Artifact:
+    """The artifact with one more accuracy in its manifest (one per metric and split; a later one replaces it)."""
+    kept = [a for a in artifact.manifest.accuracy if (a.metric, a.split) != (accuracy.metric, accuracy.split)]
+    manifest = msgspec.structs.replace(artifact.manifest, accuracy=(*kept, accuracy))
+    stage = artifact.directory / f".{MANIFEST}.{os.getpid()}"
+    stage.write_bytes(_encode(manifest))
+    stage.replace(artifact.directory / MANIFEST)
+    return open_artifact(artifact.directory)
+
+
+def _encode(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
+
+
+def _decode(raw: bytes, directory: Path) -> Manifest:
+    where = directory / MANIFEST
+    try:
+        header = msgspec.json.decode(raw)
+        version = header.get("format") if isinstance(header, dict) else None
+        if version != FORMAT:
+            raise ArtifactError(
+                f"this release reads manifest format {FORMAT}",
+                got=f"format {version}",
+                where=where,
+                fix="Build the artifact again with this release, or use the release that wrote it",
+            )
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"the manifest must be valid ({error})", where=where) from error
+    for entry in manifest.files:
+        _check_name(entry.name, directory)
+    listed = {entry.name for entry in manifest.files}
+    unlisted = [segment.file for segment in manifest.segments if segment.file not in listed]
+    if unlisted:
+        raise ArtifactError("every segment's file must be listed in the manifest", got=repr(unlisted[0]), where=where)
+    return manifest
+
+
+def _check_name(name: str, directory: Path) -> None:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name == MANIFEST:
+        raise ArtifactError("a file name must stay inside the artifact", got=repr(name), where=directory)
+
+
+def _put(stage: Path, name: str, content: bytes | Path) -> FileEntry:
+    _check_name(name, stage)
+    target = stage / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Path):
+        shutil.copyfile(content, target)
+    else:
+        target.write_bytes(content)
+    return FileEntry(name=name, bytes=target.stat().st_size, sha256=_sha256(target))
+
+
+def _verify(directory: Path, entry: FileEntry) -> None:
+    path = directory / entry.name
+    if path.is_symlink() or not path.is_file():
+        raise ArtifactError("the file named in the manifest must exist as a plain file", where=path)
+    size, digest = path.stat().st_size, _sha256(path)
+    if size != entry.bytes or digest != entry.sha256:
+        raise TamperedError(
+            f"the content must be what the manifest says ({entry.bytes} bytes, sha256 {entry.sha256})",
+            got=f"{size} bytes, sha256 {digest}",
+            where=path,
+            fix="Copy or build the artifact again; it was changed or cut short after it was written",
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """A folder beside ``directory`` that takes its place when the block ends well and vanishes when it does not."""
+    if directory.exists():
+        raise ArtifactError("the directory of a new artifact must not exist", where=directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        yield stage
+        stage.chmod(0o755)
+        try:
+            stage.rename(directory)
+        except OSError as error:
+            # Another process built the same artifact first. Ours is discarded by the clean-up below.
+            raise ArtifactError(f"the directory must not appear meanwhile ({error})", where=directory) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

@@ -1,0 +1,223 @@
+"""From what the device holds (picture, pixels, text) to the tensors a model takes. Runs on a node, without torch.
+
+Training uses the same code, so that a model never sees other numbers in service than it was trained on.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from tierwise._errors import InputError, UnavailableError
+from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TextInput
+
+__all__ = ["PAYLOAD_INPUT", "Preprocessor", "to_payload"]
+
+PAYLOAD_INPUT = "payload"
+"""Name of the one tensor a client sends for pictures and text."""
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+# A picture that would unpack to more than this is refused before it is decoded (a few bytes can claim gigapixels).
+_MAX_PIXELS = 64_000_000
+
+
+def to_payload(encoding: InputEncoding, items: Sequence[Any]) -> npt.NDArray[Any]:
+    """Pack items, as the device holds them, into the tensor a client sends.
+
+    Args:
+        encoding: The artifact's input encoding.
+        items: bytes (encoded pictures), uint8 arrays [height, width, channels], texts, or pairs of texts.
+
+    Returns:
+        Object array of bytes [n, 1] or [n, 2], or uint8 array [n, height, width, channels].
+
+    Raises:
+        InputError: The items do not fit the encoding.
+    """
+    match encoding:
+        case ImageInput(encoding="uint8"):
+            return np.stack([np.asarray(item, dtype=np.uint8) for item in items])
+        case ImageInput():
+            return _object_column([[bytes(item)] for item in items])
+        case TextInput(pair=pair):
+            rows = [[text.encode() for text in (item if pair else (item,))] for item in items]
+            if any(len(row) != 1 + pair for row in rows):
+                raise InputError(f"each item must be {'a pair of texts' if pair else 'one text'}")
+            return _object_column(rows)
+        case TensorInput():
+            raise InputError(
+                "items of a tensor model have no payload form", fix="Send the model's own input tensors by name"
+            )
+
+
+def _object_column(rows: Sequence[Sequence[bytes]]) -> npt.NDArray[Any]:
+    packed = np.empty((len(rows), len(rows[0]) if rows else 1), dtype=object)
+    for i, row in enumerate(rows):
+        for j, element in enumerate(row):
+            packed[i, j] = element
+    return packed
+
+
+@final
+class Preprocessor:
+    """Turns request tensors into model tensors, as an artifact's input encoding says.
+
+    Args:
+        encoding: What the client sends.
+        directory: The artifact's directory (the tokenizer's file is read from there).
+
+    Raises:
+        UnavailableError: A text model, and the ``tokenizers`` library is not installed.
+        InputError: The tokenizer's file cannot be read.
+    """
+
+    def __init__(self, encoding: InputEncoding, directory: Path | None = None) -> None:
+        self.encoding = encoding
+        self._tokenizer: Any = None
+        if isinstance(encoding, TextInput):
+            if directory is None:
+                raise InputError("a text encoding needs the artifact's directory", where=encoding.tokenizer)
+            self._tokenizer = _load_tokenizer(directory / encoding.tokenizer, encoding.max_length)
+        elif isinstance(encoding, ImageInput):
+            std = np.asarray(encoding.std, dtype=np.float32).reshape(-1, 1, 1)
+            mean = np.asarray(encoding.mean, dtype=np.float32).reshape(-1, 1, 1)
+            if len(encoding.mean) != encoding.channels or len(encoding.std) != encoding.channels:
+                raise InputError(
+                    "mean and std must have one value per channel",
+                    got=f"{len(encoding.mean)} and {len(encoding.std)} for {encoding.channels} channels",
+                )
+            # (x / 255 - mean) / std as one multiplication and one addition.
+            self._gain = (1.0 / (255.0 * std)).astype(np.float32)
+            self._offset = (-mean / std).astype(np.float32)
+
+    def __call__(self, tensors: Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any]) -> Tensors:
+        """Model tensors for one request.
+
+        Args:
+            tensors: The request's tensors by name; for pictures and text also the payload tensor itself.
+
+        Returns:
+            Model inputs by name, batch axis first.
+
+        Raises:
+            InputError: A tensor is missing or has the wrong type or shape, or a picture or text cannot be decoded;
+                the message says which item.
+        """
+        encoding = self.encoding
+        if isinstance(encoding, TensorInput):
+            return _check_tensors(encoding, tensors)
+        payload = tensors.get(PAYLOAD_INPUT) if isinstance(tensors, Mapping) else tensors
+        if payload is None:
+            raise InputError(f"the request must hold the tensor {PAYLOAD_INPUT!r}", got=sorted(tensors))
+        if isinstance(encoding, TextInput):
+            return self._tokenise(encoding, payload)
+        return {encoding.tensor: self._pictures(encoding, payload)}
+
+    def _pictures(self, spec: ImageInput, payload: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if spec.encoding == "uint8":
+            if payload.dtype != np.uint8 or payload.ndim != 4 or payload.shape[3] != spec.channels:
+                raise InputError(
+                    f"raw pixels must be UINT8 [n, height, width, {spec.channels}]",
+                    got=f"{payload.dtype} {list(payload.shape)}",
+                    where=PAYLOAD_INPUT,
+                )
+            pixels = payload
+            if payload.shape[1:3] != (spec.height, spec.width):
+                pixels = np.stack([_resize(picture, spec) for picture in payload])
+        else:
+            pixels = np.stack([_decode(data, spec, i) for i, data in enumerate(_byte_rows(payload, 1))])
+        batch: npt.NDArray[np.float32] = pixels.transpose(0, 3, 1, 2).astype(np.float32)
+        batch *= self._gain
+        batch += self._offset
+        return np.ascontiguousarray(batch)
+
+    def _tokenise(self, spec: TextInput, payload: npt.NDArray[Any]) -> Tensors:
+        rows = _byte_rows(payload, 1 + spec.pair)
+        try:
+            texts = [tuple(part.decode() for part in row) if spec.pair else row[0].decode() for row in rows]
+        except UnicodeDecodeError as error:
+            raise InputError(f"text must be UTF-8 ({error})", where=PAYLOAD_INPUT) from error
+        encoded = self._tokenizer.encode_batch(texts)
+        tensors: Tensors = {spec.ids: np.array([e.ids for e in encoded], dtype=np.int64)}
+        if spec.mask is not None:
+            tensors[spec.mask] = np.array([e.attention_mask for e in encoded], dtype=np.int64)
+        if spec.type_ids is not None:
+            tensors[spec.type_ids] = np.array([e.type_ids for e in encoded], dtype=np.int64)
+        return tensors
+
+
+def _load_tokenizer(path: Path, max_length: int) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UnavailableError(
+            "a text model needs the tokenizers library", fix="Install it with: pip install 'tierwise[text]'"
+        ) from error
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a malformed file
+        raise InputError(f"the tokenizer's file cannot be read ({error})", where=path) from error
+    tokenizer.enable_truncation(max_length)
+    pad = next((token for token in ("[PAD]", "<pad>") if tokenizer.token_to_id(token) is not None), None)
+    if pad is None:
+        raise InputError("the tokenizer must know a padding token, [PAD] or <pad>", where=path)
+    tokenizer.enable_padding(length=max_length, pad_id=tokenizer.token_to_id(pad), pad_token=pad)
+    return tokenizer
+
+
+def _byte_rows(payload: npt.NDArray[Any], columns: int) -> list[Any]:
+    rows = payload.reshape(-1, 1) if payload.ndim == 1 and columns == 1 else payload
+    if rows.dtype != object or rows.ndim != 2 or rows.shape[1] != columns or rows.shape[0] == 0:
+        raise InputError(
+            f"the payload must be BYTES [n, {columns}] with n >= 1",
+            got=f"{payload.dtype} {list(payload.shape)}",
+            where=PAYLOAD_INPUT,
+        )
+    return [list(row) for row in rows]
+
+
+def _decode(row: Sequence[bytes], spec: ImageInput, index: int) -> npt.NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(row[0])) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise InputError(
+                    f"a picture may have at most {_MAX_PIXELS:,} pixels",
+                    got=f"{picture.width} x {picture.height}",
+                    where=f"{PAYLOAD_INPUT}[{index}]",
+                )
+            pixels = np.asarray(picture.convert("L" if spec.channels == 1 else "RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"the bytes must be a picture in a format Pillow reads ({error})",
+            got=f"{len(row[0])} bytes",
+            where=f"{PAYLOAD_INPUT}[{index}]",
+        ) from error
+    return _resize(pixels.reshape(*pixels.shape[:2], spec.channels), spec)
+
+
+def _resize(pixels: npt.NDArray[np.uint8], spec: ImageInput) -> npt.NDArray[np.uint8]:
+    if pixels.shape[:2] == (spec.height, spec.width):
+        return pixels
+    from PIL import Image
+
+    picture = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels)
+    resized = np.asarray(picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR))
+    return resized.reshape(spec.height, spec.width, spec.channels)
+
+
+def _check_tensors(encoding: TensorInput, tensors: Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any]) -> Tensors:
+    wanted = [spec.name for spec in encoding.tensors]
+    if not isinstance(tensors, Mapping):
+        tensors = {wanted[0]: tensors}
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise InputError(f"the request must hold the tensors {wanted}", got=sorted(tensors))
+    return {name: tensors[name] for name in wanted}
