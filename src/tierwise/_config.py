@@ -17,7 +17,8 @@ T = TypeVar("T")
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything that is asked for in a file: frozen, and unknown keys are errors.
 
-    Subclasses repeat ``kw_only=True``: msgspec does not inherit it.
+    Subclasses repeat ``frozen=True, kw_only=True``: the first for type checkers, the second because msgspec does not
+    inherit it.
     """
 
 

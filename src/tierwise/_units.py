@@ -1,4 +1,4 @@
-"""SI units: parsing what people type and printing what people read. Inside, every quantity is SI and says so in its name."""
+"""SI units: parsing what people type, printing what people read. Inside, every quantity is SI and its name says so."""
 
 from __future__ import annotations
 
@@ -72,15 +72,11 @@ def parse_rate(text: str) -> float:
     return _parse(text, _RATES, "rate")
 
 
-def _scaled(value: float, steps: list[tuple[float, str]], digits: int) -> str:
-    for size, unit in steps:
-        # A value that rounds up to the next unit's 1 is printed there: 999.9996 ms is 1 s, never 1e+03 ms.
-        if abs(value) >= size * (1 - 0.5 * 10**-digits):
-            return (
-                f"{value / size:.{digits}g} {unit}" if abs(value / size) < 10**digits else f"{value / size:.0f} {unit}"
-            )
-    size, unit = steps[-1]
-    return f"{value / size:.{digits}g} {unit}"
+def _scaled(value: float, steps: list[tuple[float, str]]) -> str:
+    # A value that rounds up to the next unit's 1 is printed there: 999.9996 ms is 1 s, never 1e+03 ms.
+    size, unit = next((step for step in steps if abs(value) >= step[0] * 0.9995), steps[-1])
+    scaled = value / size
+    return f"{scaled:.3g} {unit}" if abs(scaled) < 999.5 else f"{scaled:.0f} {unit}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -92,7 +88,7 @@ def format_seconds(seconds: float) -> str:
     """
     if seconds == 0:
         return "0 s"
-    return _scaled(seconds, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")], 3)
+    return _scaled(seconds, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")])
 
 
 def format_bytes(size: float) -> str:
@@ -102,7 +98,7 @@ def format_bytes(size: float) -> str:
         >>> format_bytes(1234), format_bytes(64)
         ('1.23 kB', '64 B')
     """
-    return _scaled(size, [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")], 3)
+    return _scaled(size, [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")])
 
 
 def format_rate(bits_per_second: float) -> str:
@@ -112,7 +108,7 @@ def format_rate(bits_per_second: float) -> str:
         >>> format_rate(2e8)
         '200 Mbit/s'
     """
-    return _scaled(bits_per_second, [(1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1, "bit/s")], 3)
+    return _scaled(bits_per_second, [(1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1, "bit/s")])
 
 
 def format_frac(frac: float) -> str:

@@ -30,7 +30,7 @@ FORMAT = 1
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class TensorSpec(Spec, kw_only=True):
+class TensorSpec(Spec, frozen=True, kw_only=True):
     """One tensor at a segment's border.
 
     Attributes:
@@ -51,7 +51,7 @@ class TensorSpec(Spec, kw_only=True):
         return size
 
 
-class ImageInput(Spec, tag="image", tag_field="kind", kw_only=True):
+class ImageInput(Spec, frozen=True, tag="image", tag_field="kind", kw_only=True):
     """A picture, as the device holds it.
 
     The node turns it into ``tensor``: decode, resize (bilinear, antialiased) where the size differs, scale to [0, 1],
@@ -77,7 +77,7 @@ class ImageInput(Spec, tag="image", tag_field="kind", kw_only=True):
     tensor: str = "input"
 
 
-class TextInput(Spec, tag="text", tag_field="kind", kw_only=True):
+class TextInput(Spec, frozen=True, tag="text", tag_field="kind", kw_only=True):
     """UTF-8 text, or a pair of texts: BYTES [n, 1] or [n, 2]; the node tokenises and pads to ``max_length``.
 
     Attributes:
@@ -97,7 +97,7 @@ class TextInput(Spec, tag="text", tag_field="kind", kw_only=True):
     type_ids: str | None = None
 
 
-class TensorInput(Spec, tag="tensor", tag_field="kind", kw_only=True):
+class TensorInput(Spec, frozen=True, tag="tensor", tag_field="kind", kw_only=True):
     """Tensors that go into the model as they come (a model brought without its preprocessing)."""
 
     tensors: tuple[TensorSpec, ...]
@@ -106,7 +106,7 @@ class TensorInput(Spec, tag="tensor", tag_field="kind", kw_only=True):
 InputEncoding = ImageInput | TextInput | TensorInput
 
 
-class Segment(Spec, kw_only=True):
+class Segment(Spec, frozen=True, kw_only=True):
     """One ONNX file of the chain, run on one tier.
 
     Attributes:
@@ -122,7 +122,7 @@ class Segment(Spec, kw_only=True):
     macs: int
 
 
-class Accuracy(Spec, kw_only=True):
+class Accuracy(Spec, frozen=True, kw_only=True):
     """How good the variant was, once, on one split.
 
     Attributes:
@@ -138,7 +138,7 @@ class Accuracy(Spec, kw_only=True):
     items: int
 
 
-class NodeAudit(Spec, kw_only=True):
+class NodeAudit(Spec, frozen=True, kw_only=True):
     """One operator of the optimised graph.
 
     Attributes:
@@ -156,7 +156,7 @@ class NodeAudit(Spec, kw_only=True):
     reason: str = ""
 
 
-class Coverage(Spec, kw_only=True):
+class Coverage(Spec, frozen=True, kw_only=True):
     """What of the graph ONNX Runtime really runs in int8 after its own optimisation, on the machine that built it.
 
     Attributes:
@@ -174,7 +174,7 @@ class Coverage(Spec, kw_only=True):
     isa: str
 
 
-class Provenance(Spec, kw_only=True):
+class Provenance(Spec, frozen=True, kw_only=True):
     """What made an artifact, and from what.
 
     Attributes:
@@ -198,7 +198,7 @@ class Provenance(Spec, kw_only=True):
     training_s: float = 0.0
 
 
-class FileEntry(Spec, kw_only=True):
+class FileEntry(Spec, frozen=True, kw_only=True):
     """A file of the artifact beside the manifest."""
 
     name: str
@@ -206,7 +206,7 @@ class FileEntry(Spec, kw_only=True):
     sha256: Sha256
 
 
-class Manifest(Spec, kw_only=True):
+class Manifest(Spec, frozen=True, kw_only=True):
     """All that is known about an artifact.
 
     Attributes:

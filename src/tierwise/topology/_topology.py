@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 import msgspec
@@ -15,7 +16,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
 
-class PowerModel(Spec, kw_only=True):
+class PowerModel(Spec, frozen=True, kw_only=True):
     """What a tier draws when no meter is there; every figure made from it is marked *modelled*.
 
     Attributes:
@@ -31,7 +32,7 @@ class PowerModel(Spec, kw_only=True):
     source: str
 
 
-class Tier(Spec, kw_only=True):
+class Tier(Spec, frozen=True, kw_only=True):
     """One kind of machine.
 
     Attributes:
@@ -49,7 +50,7 @@ class Tier(Spec, kw_only=True):
     address: str | None = None
 
 
-class Link(Spec, kw_only=True):
+class Link(Spec, frozen=True, kw_only=True):
     """The link from one tier up to the next.
 
     Attributes:
@@ -71,7 +72,7 @@ class Link(Spec, kw_only=True):
     loss_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
 
-class Scaling(Spec, kw_only=True):
+class Scaling(Spec, frozen=True, kw_only=True):
     """How far an emulated topology was scaled down to fit a machine.
 
     Attributes:
@@ -85,7 +86,7 @@ class Scaling(Spec, kw_only=True):
     machine_cpus: float
 
 
-class Topology(Spec, kw_only=True):
+class Topology(Spec, frozen=True, kw_only=True):
     """Tiers in order from the device upward, and one link between each two neighbours.
 
     Attributes:
@@ -105,7 +106,7 @@ class Topology(Spec, kw_only=True):
         names = [tier.name for tier in self.tiers]
         if len(set(names)) != len(names):
             raise ValueError(f"tier names must be unique, but got {names}")
-        wanted = list(zip(names, names[1:], strict=False))
+        wanted = list(itertools.pairwise(names))
         got = [(link.lower, link.upper) for link in self.links]
         if got != wanted:
             raise ValueError(f"links must join neighbouring tiers in order, {wanted}, but got {got}")
