@@ -1,0 +1,68 @@
+"""``tierwise node``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["command"]
+
+_EPILOG = """\b
+Examples:
+  tierwise node --listen 127.0.0.1:8001
+  tierwise node --listen 0.0.0.0:8001 --tier edge --repository /var/lib/tierwise
+  tierwise node --listen 127.0.0.1:0 --listen unix:/run/tierwise.sock   (port 0: the system picks one, printed)
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--listen",
+    "listen",
+    metavar="ADDRESS",
+    multiple=True,
+    default=("127.0.0.1:8001",),
+    show_default=True,
+    help="HOST:PORT or unix:PATH; may be given several times.",
+)
+@click.option("--tier", default="node", show_default=True, help="Name this node carries in timings and errors.")
+@click.option(
+    "--cpus", type=click.FloatRange(min=0, min_open=True), help="CPUs to use [default: what the quota allows]."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per model [default: the CPUs, rounded down].")
+@click.option(
+    "--pace",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Emulate a slower machine: stretch computing by 1/PACE.",
+)
+@click.option(
+    "--repository", type=click.Path(path_type=Path), help="Folder for received artifacts [default: temporary]."
+)
+def command(
+    listen: tuple[str, ...],
+    tier: str,
+    cpus: float | None,
+    threads: int | None,
+    pace: float,
+    repository: Path | None,
+) -> None:
+    """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2 over gRPC.
+
+    Models arrive through the protocol's repository extension and are verified before they are served. Stop it with
+    Ctrl-C or SIGTERM.
+    """
+    from tierwise.runtime import NodeSpec, serve
+
+    serve(
+        NodeSpec(
+            listen=listen,
+            tier=tier,
+            cpus=cpus,
+            threads=threads,
+            pace_frac=pace,
+            repository=None if repository is None else str(repository),
+        )
+    )
