@@ -55,11 +55,9 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="tierwise")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def _root(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
+def _root(debug: bool) -> None:
     """Find, build, measure and run the best deployment of a trained model over mobile, edge and cloud tiers."""
-    ctx.obj = {"debug": debug}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,9 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     An error Tierwise raises on purpose is one line on stderr; ``--debug`` adds the traceback.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
     try:
-        _root.main(arguments, prog_name="tierwise", standalone_mode=False)
+        _root.main([word for word in given if word != "--debug"], prog_name="tierwise", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.exceptions.NoArgsIsHelpError as wrong:
@@ -87,7 +86,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout = None  # type: ignore[assignment]
         sys.exit(0)
     except TierwiseError as error:
-        if "--debug" in arguments:
+        if debug:
             traceback.print_exc()
         click.echo(f"tierwise: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:  # a defect of ours: still one readable line, and how to see more
+        if debug:
+            raise
+        click.echo(
+            f"tierwise: unexpected {type(error).__name__}: {error}. This is a defect; the same command with --debug "
+            "shows where.",
+            err=True,
+        )
+        sys.exit(1)
