@@ -1,1 +1,45 @@
-"""Being built."""
+"""What is to be deployed: data sets with their splits, subject models, metrics; a user's own by ``module:function``.
+
+Importing this room brings no torch; building or training a model does.
+"""
+
+from tierwise.tasks._load import load_task
+from tierwise.tasks._spec import (
+    Bert,
+    BuiltinTask,
+    FullSize,
+    ModuleTask,
+    OnnxTask,
+    ResNet,
+    ResNeXt,
+    Roberta,
+    Subject,
+    TaskSpec,
+    Training,
+    task_names,
+)
+from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score
+
+__all__ = [
+    "SPLITS",
+    "Bert",
+    "BuiltinTask",
+    "FullSize",
+    "Item",
+    "LazySplits",
+    "Metric",
+    "ModuleTask",
+    "OnnxTask",
+    "ResNeXt",
+    "ResNet",
+    "Roberta",
+    "Split",
+    "Subject",
+    "Task",
+    "TaskSpec",
+    "Training",
+    "item_digest",
+    "load_task",
+    "score",
+    "task_names",
+]

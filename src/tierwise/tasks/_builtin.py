@@ -1,0 +1,154 @@
+"""Built-in tasks: a data set, a subject and a training become a `Task`."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tierwise._errors import SpecError
+from tierwise.artifact import ImageInput, InputEncoding, TextInput
+from tierwise.measure import Progress
+from tierwise.tasks._datasets import DATASETS, Dataset
+from tierwise.tasks._source import Source
+from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, ResNet, Roberta, Subject, Training
+from tierwise.tasks._splits import cut
+from tierwise.tasks._task import LazySplits, Split, Task
+from tierwise.tasks._tokenizer import train_tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["REVISION", "builtin_task", "resolved"]
+
+REVISION = 1
+"""Part of every fingerprint. Raise it whenever a change of this room's code changes data or weights."""
+
+_DEFAULTS: dict[BuiltinName, tuple[Subject, Training]] = {
+    "digits": (
+        ResNet(depth=8, width=16),
+        Training(epochs=20, batch=64, learning_rate=4e-3, shift_pixels=1, precision="float32"),
+    ),
+    "fashion-mnist": (ResNet(depth=8, width=16), Training(epochs=5, learning_rate=4e-3, shift_pixels=1, flip=True)),
+    "cifar10-jpeg": (ResNet(depth=8, width=32), Training(epochs=10, learning_rate=4e-3, shift_pixels=4, flip=True)),
+    "tiny-imagenet-20": (ResNet(depth=8, width=32), Training(epochs=20, learning_rate=4e-3, shift_pixels=6, flip=True)),
+    "sst2": (Bert(), Training(epochs=6, batch=64, learning_rate=5e-4, weight_decay=0.1)),
+    "mrpc": (Bert(max_length=128), Training(epochs=6, batch=64, learning_rate=5e-4, weight_decay=0.1)),
+}
+
+
+def resolved(spec: BuiltinTask) -> BuiltinTask:
+    """The spec with the data set's defaults filled in.
+
+    Raises:
+        SpecError: A picture subject on text or a text subject on pictures.
+    """
+    subject, training = _DEFAULTS[spec.name]
+    spec = msgspec.structs.replace(spec, subject=spec.subject or subject, training=spec.training or training)
+    text = DATASETS[spec.name].image is None
+    if text != isinstance(spec.subject, (Bert, Roberta)):
+        families = "bert or roberta" if text else "resnet, resnext or full-size"
+        raise SpecError(
+            f"the subject of {spec.name} must be of the family {families}",
+            got=type(spec.subject).__name__,
+            where="task.subject.family",
+        )
+    if text and spec.input_pixels is not None:
+        raise SpecError(f"{spec.name} has no pixels", got=spec.input_pixels, where="task.input_pixels")
+    return spec
+
+
+def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: int) -> Task:
+    """See `tierwise.tasks.load_task`."""
+    spec = resolved(spec)
+    dataset = DATASETS[spec.name]
+    subject, training = spec.subject, spec.training
+    if subject is None or training is None:  # `resolved` fills both; this tells the type checker
+        raise SpecError("a resolved spec must have a subject and a training", where=spec.name)
+    fingerprint = _fingerprint(spec, dataset)
+    home = folder / "tasks" / fingerprint[:24]
+
+    @cache
+    def load() -> dict[str, Split]:
+        source = Source(folder, progress)
+        with progress.step(f"read {spec.name}", None):
+            official = dataset.read(source, dataset.files)
+            return cut(
+                official,
+                seed=spec.seed,
+                calibration_items=dataset.calibration_items,
+                validation_items=dataset.validation_items,
+                test_items=dataset.test_items,
+                train_items=spec.train_items,
+            )
+
+    splits = LazySplits(load)
+    files = {}
+    if isinstance(subject, (Bert, Roberta)):
+        files["tokenizer.json"] = _tokenizer(home / "tokenizer.json", subject, splits)
+
+    def model(progress: Progress) -> nn.Module:
+        from tierwise.tasks._subject import build_subject
+        from tierwise.tasks._training import trained
+
+        channels = dataset.image.channels if dataset.image is not None else 3
+        return trained(
+            lambda: build_subject(subject, classes=len(dataset.labels), channels=channels),
+            task,
+            training,
+            seed=spec.seed,
+            folder=home,
+            progress=progress,
+            threads=threads,
+        )
+
+    task = Task(
+        name=spec.name,
+        encoding=_encoding(spec, dataset),
+        labels=dataset.labels,
+        metric=dataset.metric,
+        splits=splits,
+        model=model,
+        files=files,
+        fingerprint=fingerprint,
+    )
+    return task
+
+
+def _encoding(spec: BuiltinTask, dataset: Dataset) -> InputEncoding:
+    image, subject = dataset.image, spec.subject
+    if isinstance(subject, (Bert, Roberta)):
+        type_ids = "token_type_ids" if isinstance(subject, Bert) else None
+        return TextInput(max_length=subject.max_length, pair=dataset.pair, type_ids=type_ids)
+    if image is None:
+        raise SpecError("a picture subject must have pictures", where=spec.name)
+    if spec.input_pixels is None:
+        return image
+    sized: ImageInput = msgspec.structs.replace(image, height=spec.input_pixels, width=spec.input_pixels)
+    return sized
+
+
+def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:
+    decisive = {
+        "revision": REVISION,
+        "spec": msgspec.to_builtins(spec),
+        "data": [dataset.revision, *(file.sha256 for file in dataset.files)],
+        "cut": [dataset.calibration_items, dataset.validation_items, dataset.test_items],
+        "encoding": msgspec.to_builtins(_encoding(spec, dataset)),
+    }
+    return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()
+
+
+def _tokenizer(path: Path, subject: Bert | Roberta, splits: LazySplits) -> bytes:
+    # Kept, because what is learnt may differ between releases of the library, and weights belong to one tokeniser.
+    if path.is_file():
+        return path.read_bytes()
+    content = train_tokenizer(subject, splits["train"].items)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = path.with_suffix(".part")
+    stage.write_bytes(content)
+    stage.replace(path)
+    return content

@@ -1,0 +1,207 @@
+"""What a task is asked for with: the ``[task]`` table of a study. Importing this needs no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+from tierwise._config import Spec
+from tierwise.artifact import InputEncoding
+
+__all__ = [
+    "Bert",
+    "BuiltinName",
+    "BuiltinTask",
+    "FullSize",
+    "ModuleTask",
+    "OnnxTask",
+    "ResNeXt",
+    "ResNet",
+    "Roberta",
+    "Subject",
+    "TaskSpec",
+    "Training",
+    "task_names",
+]
+
+BuiltinName = Literal["digits", "fashion-mnist", "cifar10-jpeg", "tiny-imagenet-20", "sst2", "mrpc"]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Size = Literal["tiny", "mini", "small", "medium", "base"]
+
+
+class ResNet(Spec, frozen=True, tag="resnet", tag_field="family", kw_only=True):
+    """A residual network for small pictures: 3 stages, 3x3 stem (He et al. 2016, arXiv 1512.03385, section 4.2).
+
+    Attributes:
+        depth: 6n+2 with basic blocks, 9n+2 with bottlenecks.
+        width: Channels of the first stage (a wide network is one with more; arXiv 1605.07146).
+        block: ``basic`` (two 3x3) or ``bottleneck`` (1x1, 3x3, 1x1 with four times the channels going out).
+    """
+
+    depth: Positive = 8
+    width: Positive = 16
+    block: Literal["basic", "bottleneck"] = "basic"
+
+
+class ResNeXt(Spec, frozen=True, tag="resnext", tag_field="family", kw_only=True):
+    """Bottlenecks with grouped convolutions for small pictures (Xie et al. 2017, arXiv 1611.05431, section 5.2).
+
+    Attributes:
+        depth: 9n+2.
+        width: A quarter of the channels that leave the first stage.
+        cardinality: Groups of the 3x3 convolution.
+        group_width: Channels of one group in the first stage; doubles with each stage.
+    """
+
+    depth: Positive = 29
+    width: Positive = 64
+    cardinality: Positive = 8
+    group_width: Positive = 64
+
+
+class FullSize(Spec, frozen=True, tag="full-size", tag_field="family", kw_only=True):
+    """A residual network as published for 224x224 pictures: 4 stages, 7x7 stem with pooling.
+
+    Attributes:
+        architecture: Its usual name.
+    """
+
+    architecture: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "wide_resnet50_2",
+        "wide_resnet101_2",
+        "resnext50_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+    ] = "resnet18"
+
+
+class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
+    """A BERT encoder with a classifier, trained from scratch (the published layout; arXiv 1810.04805).
+
+    Attributes:
+        size: tiny 2x128, mini 4x256, small 4x512, medium 8x512, base 12x768 (layers x hidden).
+        vocabulary: Word pieces, learnt from the task's train split.
+        max_length: Tokens a row; padded and truncated to exactly this.
+        dropout_frac: Dropped activations while training.
+    """
+
+    size: Size = "tiny"
+    vocabulary: Annotated[int, msgspec.Meta(ge=300)] = 4000
+    max_length: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
+    dropout_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+
+
+class Roberta(Spec, frozen=True, tag="roberta", tag_field="family", kw_only=True):
+    """A RoBERTa encoder with a classifier, trained from scratch: byte-level BPE, no segment ids (arXiv 1907.11692).
+
+    Attributes:
+        size: As `Bert.size`.
+        vocabulary: Byte pairs, learnt from the task's train split.
+        max_length: As `Bert.max_length`.
+        dropout_frac: As `Bert.dropout_frac`.
+    """
+
+    size: Size = "tiny"
+    vocabulary: Annotated[int, msgspec.Meta(ge=300)] = 4000
+    max_length: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
+    dropout_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+
+
+Subject = ResNet | ResNeXt | FullSize | Bert | Roberta
+
+
+class Training(Spec, frozen=True, kw_only=True):
+    """How a built-in subject is trained: cosine schedule with one warm-up pass over 5 % of the steps.
+
+    Attributes:
+        epochs: Passes over the train split; 0 leaves the seeded random weights (enough to study latency alone).
+        batch: Items a step.
+        optimiser: ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
+        learning_rate: At its peak.
+        weight_decay: On weights, not on biases and norms.
+        shift_pixels: Pictures are moved at random by up to this much.
+        flip: Pictures are mirrored at random.
+        precision: ``auto`` takes bfloat16 where the CPU has instructions for it, else float32.
+    """
+
+    epochs: Annotated[int, msgspec.Meta(ge=0)]
+    batch: Positive = 128
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 2e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.05
+    shift_pixels: Annotated[int, msgspec.Meta(ge=0)] = 0
+    flip: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class BuiltinTask(Spec, frozen=True, tag="builtin", tag_field="kind", kw_only=True):
+    """A data set and a subject model that Tierwise knows.
+
+    Attributes:
+        name: Which data set.
+        subject: The model; None takes the data set's default.
+        training: How it is trained; None takes the data set's default.
+        seed: Root of all randomness: splits, weights, order, augmentation.
+        train_items: Upper limit of the train split, for quick trials.
+        input_pixels: Height and width the model sees, where it shall differ from the data's (the node resizes).
+    """
+
+    name: BuiltinName
+    subject: Subject | None = None
+    training: Training | None = None
+    seed: int = 0
+    train_items: Positive | None = None
+    input_pixels: Positive | None = None
+
+
+class ModuleTask(Spec, frozen=True, tag="module", tag_field="kind", kw_only=True):
+    """A user's own task.
+
+    Attributes:
+        function: ``module:function``; called without arguments, returns a `tierwise.tasks.Task`.
+        folder: Where the module's file lies, if it is not installed (from the current directory).
+    """
+
+    function: str
+    folder: str | None = None
+
+
+class OnnxTask(Spec, frozen=True, tag="onnx", tag_field="kind", kw_only=True):
+    """A model that comes as an ONNX file, without its source; operators that train cannot be applied to it.
+
+    Attributes:
+        file: The ONNX file, batch axis first on every input and output.
+        name: Name of the task; the file's stem where None.
+        encoding: What a client sends; None sends the model's own input tensors.
+        data: A ``.npz`` file with ``<split>_items`` and ``<split>_labels`` for each split (with tensor inputs, one
+            ``<split>_items_<input>`` per input; ``<split>_items`` will do for a single one); nothing in it is pickled.
+        splits: ``module:function`` in place of ``data``; returns a mapping from split name to `tierwise.tasks.Split`.
+        folder: As `ModuleTask.folder`, for ``splits``.
+        tokenizer: The tokenizer's JSON file, for a text encoding.
+        labels: Class names; numbered where empty.
+        metric: ``accuracy`` or ``f1``.
+    """
+
+    file: str
+    name: str | None = None
+    encoding: InputEncoding | None = None
+    data: str | None = None
+    splits: str | None = None
+    folder: str | None = None
+    tokenizer: str | None = None
+    labels: tuple[str, ...] = ()
+    metric: Literal["accuracy", "f1"] = "accuracy"
+
+
+TaskSpec = BuiltinTask | ModuleTask | OnnxTask
+
+
+def task_names() -> tuple[str, ...]:
+    """Names of the built-in tasks."""
+    return get_args(BuiltinName)

@@ -1,0 +1,30 @@
+"""From a subject's spec to its untrained module."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
+from tierwise.tasks._residual import ResidualNet, residual_plan
+from tierwise.tasks._spec import Bert, Roberta, Subject
+
+__all__ = ["build_subject"]
+
+
+def build_subject(subject: Subject, *, classes: int, channels: int = 3) -> nn.Module:
+    """An untrained module; under ``torch.device("meta")`` it costs no memory.
+
+    Args:
+        subject: Which one.
+        classes: Width of the answer.
+        channels: Channels of the picture (ignored by text subjects).
+
+    Raises:
+        SpecError: A depth that the family does not have.
+        UnavailableError: A text subject, and transformers is not installed.
+    """
+    if isinstance(subject, Bert):
+        return BertClassifier(subject, classes=classes)
+    if isinstance(subject, Roberta):
+        return RobertaClassifier(subject, classes=classes)
+    return ResidualNet(residual_plan(subject), channels=channels, classes=classes)
