@@ -1,0 +1,43 @@
+"""``tierwise tasks``."""
+
+from __future__ import annotations
+
+import click
+
+from tierwise.tasks import task_names
+
+__all__ = ["command"]
+
+_ABOUT = {
+    "digits": "scanned digits 8x8, raw pixels; ships with scikit-learn (the default)",
+    "fashion-mnist": "clothes 28x28, raw pixels",
+    "cifar10-jpeg": "CIFAR-10 as JPEG files, 32x32 RGB",
+    "tiny-imagenet-20": "20 classes of Tiny ImageNet as JPEG files, 64x64 RGB",
+    "sst2": "sentiment of film reviews, text",
+    "mrpc": "whether two sentences say the same, pairs of texts (F1)",
+}
+
+_EPILOG = """\b
+In a campaign file:
+  [task]
+  kind = "builtin"                     one of the names above
+  name = "cifar10-jpeg"
+  subject = { family = "resnet", depth = 20, width = 16 }
+\b
+  [task]
+  kind = "module"                      your model, data and metric
+  function = "my_package.deploy:task"  returns a tierwise.tasks.Task
+\b
+  [task]
+  kind = "onnx"                        a model without its source
+  file = "model.onnx"
+"""
+
+
+@click.command(epilog=_EPILOG)
+def command() -> None:
+    """List the built-in tasks and show how to bring your own."""
+    width = max(map(len, task_names()))
+    for name in task_names():
+        click.echo(f"{name:<{width}}  {_ABOUT.get(name, '')}")
+    click.echo("\nData are downloaded once and checked, or read from the folder that TIERWISE_DATA names.")
