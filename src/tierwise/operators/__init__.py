@@ -1,1 +1,31 @@
-"""Being built."""
+"""Operators: a model goes in, a variant comes out. Chains with a checked order, built once and kept as artifacts."""
+
+from tierwise.operators._apply import apply, resolve
+from tierwise.operators._build import build
+from tierwise.operators._coverage import audit_coverage, optimised
+from tierwise.operators._identity import Identity
+from tierwise.operators._partition import Partition, partition_cuts
+from tierwise.operators._spec import OPERATORS, OperatorSpec, chain_text, check_chain, parse_chain
+from tierwise.operators._static_ptq import StaticPTQ
+from tierwise.operators._work import ChooseCut, Context, Stage, Work
+
+__all__ = [
+    "OPERATORS",
+    "ChooseCut",
+    "Context",
+    "Identity",
+    "OperatorSpec",
+    "Partition",
+    "Stage",
+    "StaticPTQ",
+    "Work",
+    "apply",
+    "audit_coverage",
+    "build",
+    "chain_text",
+    "check_chain",
+    "optimised",
+    "parse_chain",
+    "partition_cuts",
+    "resolve",
+]

@@ -1,1 +1,6 @@
-"""Being built."""
+"""Predicted costs, choices with their reasons, Pareto fronts. Torch-free."""
+
+from tierwise.planner._cost import Candidate, Choice, Cost, Ranked, best_cut, predict_cut
+from tierwise.planner._pareto import pareto
+
+__all__ = ["Candidate", "Choice", "Cost", "Ranked", "best_cut", "pareto", "predict_cut"]

@@ -1,0 +1,45 @@
+"""The one place where a spec meets its operator."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from tierwise.operators._identity import Identity, identity
+from tierwise.operators._partition import Partition, partition, resolve_partition
+from tierwise.operators._spec import OperatorSpec
+from tierwise.operators._static_ptq import StaticPTQ, resolve_static_ptq, static_ptq
+from tierwise.operators._work import Context, Work
+
+__all__ = ["apply", "resolve"]
+
+
+def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
+    """What ``spec`` makes of ``work``; ``work`` itself is never changed.
+
+    Raises:
+        InputError: The operator cannot work on this model; see each operator.
+    """
+    match spec:
+        case Identity():
+            return identity(spec, work, context)
+        case StaticPTQ():
+            return static_ptq(spec, work, context)
+        case Partition():
+            return partition(spec, work, context)
+        case _:
+            assert_never(spec)
+
+
+def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
+    """``spec`` with everything it leaves to the machine or to the cost model decided; such specs name a result.
+
+    Raises:
+        InputError: As `apply`.
+    """
+    match spec:
+        case StaticPTQ():
+            return resolve_static_ptq(spec)
+        case Partition():
+            return resolve_partition(spec, work, context)
+        case _:
+            return spec

@@ -1,0 +1,97 @@
+"""What flows through a chain of operators, and what they may use on the way."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from tierwise._errors import InputError
+from tierwise.capture import Cut
+from tierwise.measure import Progress, Silent
+from tierwise.tasks import Task
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from tierwise.operators._spec import OperatorSpec
+
+__all__ = ["ChooseCut", "Context", "Stage", "Work"]
+
+ChooseCut = Callable[[tuple[Cut, ...]], Cut]
+"""Picks one of a model's cuts; the cost model does it, so that operators know nothing of costs."""
+
+
+@final
+class Stage(enum.IntEnum):
+    """When in a chain an operator stands; a chain never goes back."""
+
+    ALONE = 0
+    """Stands for the model as it is; takes no company."""
+    TRAIN = 1
+    """Changes or trains the torch module; several may follow each other."""
+    QUANTISE = 2
+    """Makes the integer model; one at most."""
+    SPLIT = 3
+    """Cuts the finished model; one at most, and the last."""
+
+
+@final
+@dataclass(frozen=True)
+class Work:
+    """A model on its way through a chain. Operators take one and return another.
+
+    Attributes:
+        task: What the model is for.
+        model: The model as ONNX, uncut, with a free batch axis.
+        module: Gives the torch module that ``model`` was exported from; None where there is no source.
+        segments: The parts in order, once the model is cut; else empty.
+        history: Resolved specs of the operators that made it, in order.
+        notes: Remarks for the reader of a report.
+        training_s: CPU seconds of training and calibration so far.
+        composition_error: See `tierwise.artifact.Provenance`.
+    """
+
+    task: Task
+    model: onnx.ModelProto
+    module: Callable[[Progress], torch.nn.Module] | None
+    segments: tuple[onnx.ModelProto, ...] = ()
+    history: tuple[OperatorSpec, ...] = ()
+    notes: tuple[str, ...] = ()
+    training_s: float = 0.0
+    composition_error: float | None = None
+
+    def torch_module(self, operator: str, progress: Progress) -> torch.nn.Module:
+        """The torch module, for operators that train.
+
+        Raises:
+            InputError: The task came as ONNX without its source.
+        """
+        if self.module is None:
+            raise InputError(
+                f"the operator {operator!r} needs the torch model",
+                got="a task that came as an ONNX file",
+                where=f"task {self.task.name!r}",
+                fix="Bring the task by module:function with its torch model, or use operators that work on ONNX "
+                "(identity, sptq, partition)",
+            )
+        return self.module(progress)
+
+
+@final
+@dataclass(frozen=True)
+class Context:
+    """What an operator may use.
+
+    Attributes:
+        folder: An empty folder for temporary files, removed afterwards.
+        progress: Where to say how far it is.
+        choose_cut: Picks the cut of a partition that was not given one.
+    """
+
+    folder: Path
+    progress: Progress = Silent()  # noqa: RUF009 - stateless
+    choose_cut: ChooseCut | None = None

@@ -1,0 +1,220 @@
+"""Predicted costs. What is predicted is a `Cost`; what is measured is a record, and neither is ever the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
+
+from tierwise._errors import InputError
+from tierwise.topology import Link
+
+__all__ = ["Candidate", "Choice", "Cost", "Ranked", "best_cut", "predict_cut"]
+
+
+@final
+@dataclass(frozen=True)
+class Cost:
+    """What one request is predicted to take, part by part. A model's figure, never a measurement.
+
+    Attributes:
+        head_s: Compute on the lower tier.
+        uplink_s: What crosses upwards, over all links on the way.
+        tail_s: Compute on the upper tier.
+        downlink_s: The answer on its way back.
+        up_bytes: Bytes sent upwards, summed over links.
+        down_bytes: Bytes sent downwards, summed over links.
+    """
+
+    head_s: float
+    uplink_s: float
+    tail_s: float
+    downlink_s: float
+    up_bytes: int
+    down_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """Latency of one request on idle tiers and links."""
+        return self.head_s + self.uplink_s + self.tail_s + self.downlink_s
+
+
+class Candidate(Protocol):
+    """A place to cut at; `tierwise.capture.Cut` is one."""
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """What crosses there, of one item."""
+        ...
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply-accumulates before it."""
+        ...
+
+    @property
+    def tail_macs(self) -> int:
+        """Multiply-accumulates after it."""
+        ...
+
+
+def predict_cut(
+    *,
+    head_macs: int,
+    tail_macs: int,
+    boundary_bytes: int,
+    input_bytes: int,
+    answer_bytes: int,
+    lower_s_per_mac: float,
+    upper_s_per_mac: float,
+    links: Sequence[Link],
+    links_below: Sequence[Link] = (),
+) -> Cost:
+    """Predict one request through a model that is cut in two.
+
+    A transfer takes bytes * 8 / rate plus half the round trip, on each link in turn (a tier passes a message on when it
+    has all of it). Jitter, loss, queueing and the encoding of messages are not modelled.
+
+    Args:
+        head_macs: Multiply-accumulates on the lower tier.
+        tail_macs: Multiply-accumulates on the upper tier.
+        boundary_bytes: What crosses from the lower to the upper tier.
+        input_bytes: What crosses ``links_below``: the request as the device holds it.
+        answer_bytes: What comes back over all links.
+        lower_s_per_mac: Seconds per multiply-accumulate on the lower tier.
+        upper_s_per_mac: Seconds per multiply-accumulate on the upper tier.
+        links: From the lower tier up to the upper one.
+        links_below: From the device up to the lower tier; none where the device is the lower tier.
+
+    Raises:
+        InputError: A negative figure.
+    """
+    figures = (head_macs, tail_macs, boundary_bytes, input_bytes, answer_bytes, lower_s_per_mac, upper_s_per_mac)
+    if min(figures) < 0 or not all(math.isfinite(figure) for figure in figures):
+        raise InputError("every figure of a prediction must be finite and not negative", got=min(figures), where="cost")
+    climbs = [(link, input_bytes) for link in links_below] + [(link, boundary_bytes) for link in links]
+    every = [*links_below, *links]
+    return Cost(
+        head_s=head_macs * lower_s_per_mac,
+        uplink_s=sum(8 * size / link.up_bps + link.rtt_s / 2 for link, size in climbs),
+        tail_s=tail_macs * upper_s_per_mac,
+        downlink_s=sum(8 * answer_bytes / link.down_bps + link.rtt_s / 2 for link in every),
+        up_bytes=sum(size for _, size in climbs),
+        down_bytes=answer_bytes * len(every),
+    )
+
+
+@final
+@dataclass(frozen=True)
+class Ranked:
+    """One candidate in a ranking.
+
+    Attributes:
+        index: Its position among the candidates given.
+        label: What it is called.
+        cost: Its predicted cost.
+        excluded: Why it may not be chosen; empty where it may.
+    """
+
+    index: int
+    label: str
+    cost: Cost
+    excluded: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """A choice with its reasons.
+
+    Attributes:
+        index: Position of the chosen candidate.
+        ranking: All candidates, the eligible ones first, each group by predicted latency.
+    """
+
+    index: int
+    ranking: tuple[Ranked, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """Predicted cost of the chosen one."""
+        return self.ranking[0].cost
+
+    def reasons(self, count: int = 3) -> tuple[str, ...]:
+        """The first ``count`` places of the ranking as sentences."""
+        return tuple(
+            f"{place}. {entry.label}: {1e3 * entry.cost.total_s:.3g} ms predicted (head {1e3 * entry.cost.head_s:.3g}, "
+            f"up {1e3 * entry.cost.uplink_s:.3g}, tail {1e3 * entry.cost.tail_s:.3g}, "
+            f"down {1e3 * entry.cost.downlink_s:.3g})" + (f"; excluded: {entry.excluded}" if entry.excluded else "")
+            for place, entry in enumerate(self.ranking[:count], start=1)
+        )
+
+
+def best_cut(
+    candidates: Sequence[Candidate],
+    *,
+    input_bytes: int,
+    answer_bytes: int,
+    lower_s_per_mac: float,
+    upper_s_per_mac: float,
+    links: Sequence[Link],
+    links_below: Sequence[Link] = (),
+    min_share_frac: float = 0.05,
+) -> Choice:
+    """The candidate with the lowest predicted latency among those that leave both sides something to do.
+
+    Args:
+        candidates: Legal cuts.
+        input_bytes: See `predict_cut`, as for the arguments after it.
+        answer_bytes: See `predict_cut`.
+        lower_s_per_mac: See `predict_cut`.
+        upper_s_per_mac: See `predict_cut`.
+        links: See `predict_cut`.
+        links_below: See `predict_cut`.
+        min_share_frac: Smallest share of the arithmetic on either side; a cut at the very rim is no partition.
+
+    Raises:
+        InputError: No candidate, or none that leaves both sides that share.
+    """
+    if not 0 <= min_share_frac < 0.5:
+        raise InputError("min_share_frac must lie in [0, 0.5)", got=min_share_frac, where="best_cut")
+    ranking = []
+    for index, candidate in enumerate(candidates):
+        cost = predict_cut(
+            head_macs=candidate.head_macs,
+            tail_macs=candidate.tail_macs,
+            boundary_bytes=candidate.bytes,
+            input_bytes=input_bytes,
+            answer_bytes=answer_bytes,
+            lower_s_per_mac=lower_s_per_mac,
+            upper_s_per_mac=upper_s_per_mac,
+            links=links,
+            links_below=links_below,
+        )
+        ranking.append(Ranked(index, candidate.label, cost, _excluded(candidate, min_share_frac)))
+    # Among equals the smaller transfer, then the earlier one.
+    ranking.sort(key=lambda entry: (bool(entry.excluded), entry.cost.total_s, entry.cost.up_bytes, entry.index))
+    if not ranking or ranking[0].excluded:
+        raise InputError(
+            f"one cut at least must leave {100 * min_share_frac:g} % of the arithmetic on each side",
+            got=f"{len(ranking)} cuts" + (f", the fastest: {ranking[0].excluded}" if ranking else ""),
+            where="best_cut",
+            fix="Lower min_share_frac, or name the cut",
+        )
+    return Choice(index=ranking[0].index, ranking=tuple(ranking))
+
+
+def _excluded(candidate: Candidate, share: float) -> str:
+    total = candidate.head_macs + candidate.tail_macs
+    head = candidate.head_macs / total if total else 0.0
+    if head < share:
+        return f"{100 * head:.1f} % of the arithmetic before the cut is less than {100 * share:g} %"
+    if 1 - head < share:
+        return f"{100 * (1 - head):.1f} % of the arithmetic after the cut is less than {100 * share:g} %"
+    return ""
