@@ -1,1 +1,49 @@
-"""Being built."""
+"""The Open Inference Protocol v2 over gRPC with the model repository extension: messages and client. Torch-free."""
+
+from tierwise.wire._client import (
+    CHANNEL_OPTIONS,
+    Exchange,
+    Inference,
+    InferenceClient,
+    ModelMetadata,
+    ModelStatus,
+    ServerMetadata,
+    status_of,
+)
+from tierwise.wire._messages import (
+    METHODS,
+    Parameter,
+    infer_request,
+    infer_response,
+    read_parameters,
+    read_request,
+    read_response,
+    write_parameters,
+)
+from tierwise.wire._stubs import open_inference_pb2 as protocol
+from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
+
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "METHODS",
+    "Exchange",
+    "InferTensor",
+    "Inference",
+    "InferenceClient",
+    "ModelMetadata",
+    "ModelStatus",
+    "Parameter",
+    "ServerMetadata",
+    "dtype_name",
+    "from_message",
+    "from_typed",
+    "infer_request",
+    "infer_response",
+    "protocol",
+    "read_parameters",
+    "read_request",
+    "read_response",
+    "status_of",
+    "to_message",
+    "write_parameters",
+]

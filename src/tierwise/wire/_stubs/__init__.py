@@ -1,0 +1,1 @@
+"""Generated from open_inference.proto by scripts/generate_stubs.py; edit that file."""
