@@ -48,7 +48,7 @@ class TinyBert(nn.Module):
                 intermediate_size=64,
                 vocab_size=50,
                 max_position_embeddings=16,
-            )  # fmt: skip
+            )
         )
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -96,14 +96,18 @@ def _audit(model: onnx.ModelProto) -> list[NodeAudit]:
 
 
 def _origin(node: onnx.NodeProto, macs: Mapping[str, int], graph: Graph) -> str | None:
-    """Name of the operator before optimisation, found by name, else by what it makes."""
+    """Name of the operator before optimisation: by its name, else by a tensor it makes or is named after."""
     name = _SUFFIX.sub("", node.name)
     if name in macs:
         return name
-    outputs = {_SUFFIX.sub("", output) for output in node.output}
-    for before in graph.nodes:
-        if before.name in macs and outputs & set(before.outputs):
-            return before.name
+    before = {output: maker for maker in graph.nodes for output in maker.outputs}
+    for tensor in (name, *(_SUFFIX.sub("", output) for output in node.output)):
+        maker = before.get(tensor)
+        # An activation fused into the operator gives it its name.
+        while maker is not None and maker.name not in macs and len(maker.inputs) == 1:
+            maker = before.get(maker.inputs[0])
+        if maker is not None and maker.name in macs:
+            return maker.name
     return None
 
 
@@ -116,7 +120,7 @@ def _reason(
     """Why ``node`` stayed in float, read from what surrounds it in the optimised graph."""
     if node.op_type in ("Attention", "MultiHeadAttention"):
         return f"fused into {node.op_type}, which computes in float"
-    factors = [makers.get(name) for name in node.input[:2]]
+    factors = [_behind_layout(makers.get(name), makers) for name in node.input[:2]]
     if factors[0] is None or factors[0].op_type != "DequantizeLinear":
         return f"input not quantised: {_follows(factors[0], node.input[0])}"
     if factors[1] is None or factors[1].op_type != "DequantizeLinear":
@@ -128,6 +132,13 @@ def _reason(
     if _activation_type(model) == onnx.TensorProto.INT8 and isa().startswith("x86"):
         return "activation type S8 is not fused on x86: quantise with unsigned activations (U8S8)"
     return f"quantised on all sides, but ONNX Runtime has no fusion for this {node.op_type}"
+
+
+def _behind_layout(maker: onnx.NodeProto | None, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """What comes before the reordering of memory that the optimiser puts between operators."""
+    while maker is not None and maker.op_type in ("ReorderInput", "ReorderOutput", "Transpose"):
+        maker = makers.get(maker.input[0])
+    return maker
 
 
 def _follows(maker: onnx.NodeProto | None, name: str) -> str:
