@@ -28,8 +28,8 @@ STAGES = (
 """Names of the stages a request goes through, in the order a chart draws them.
 
 ``infer`` is the whole uncut model; ``head``, ``middle`` and ``tail`` are the first, an inner and the last segment of a
-cut one. ``encode`` and ``decode`` turn tensors into messages and back. ``uplink`` and ``downlink`` lie between two tiers on
-one clock; where the clocks differ both together are ``network``. ``queue`` is waiting for the executor.
+cut one. ``encode`` and ``decode`` turn tensors into messages and back. ``uplink`` and ``downlink`` lie between two
+tiers on one clock; where the clocks differ both together are ``network``. ``queue`` is waiting for the executor.
 """
 
 
