@@ -59,16 +59,26 @@ def _word_pieces(tokenizers: Any, subject: Bert, texts: list[str]) -> Any:
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = tokenizers.decoders.WordPiece()
+    # The trainer numbers inner letters in the order of a randomly seeded hash map, and ids break ties. Announced as
+    # special tokens, they get fixed numbers; the tokenizer is then made anew with the true special tokens alone.
+    letters = sorted({letter for text in texts for letter in tokenizer.normalizer.normalize_str(text)} - set(" "))
     trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=subject.vocabulary, special_tokens=special, show_progress=False
+        vocab_size=subject.vocabulary,
+        special_tokens=special + [f"##{letter}" for letter in letters],
+        initial_alphabet=letters,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    learnt = tokenizers.Tokenizer(tokenizers.models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
+    learnt.normalizer, learnt.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    learnt.decoder = tokenizer.decoder
+    learnt.add_special_tokens(special)
+    learnt.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")],
     )
-    return tokenizer
+    return learnt
 
 
 def _pairs(tokenizers: Any, subject: Roberta, texts: list[str]) -> Any:
