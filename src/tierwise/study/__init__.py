@@ -1,7 +1,7 @@
 """Campaigns, the resumable runner and the store. Reading a study needs no torch."""
 
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
-from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant, WarmUp
+from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant
 
 __all__ = [
     "Campaign",
@@ -11,7 +11,6 @@ __all__ = [
     "StrategySpec",
     "StudyData",
     "Variant",
-    "WarmUp",
     "campaign_names",
     "campaign_text",
     "load_campaign",

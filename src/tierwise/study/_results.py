@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import msgspec
-
 from tierwise.artifact import Manifest
-from tierwise.measure import Environment, Record, StageTime, Summary
+from tierwise.measure import Environment, Record, StageTime, Summary, WarmUp
 from tierwise.planner import Cost
 from tierwise.study._campaign import Campaign
 from tierwise.topology import Scaling, Topology
 
-__all__ = ["CellSummary", "SessionData", "Strategy", "StudyData", "Variant", "WarmUp"]
+__all__ = ["CellSummary", "SessionData", "Strategy", "StudyData", "Variant"]
 
 
 @final
@@ -65,23 +63,6 @@ class Variant:
     directory: str
     artifact_bytes: int
     agreement_frac: float | None = None
-
-
-@final
-class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
-    """How the warm-up of one strategy went.
-
-    Attributes:
-        strategy: Its id.
-        requests: Requests sent before measuring.
-        settled: Whether the medians of two successive windows came within 2 % of each other; if not, the cap ended it.
-        last_change_frac: Relative difference between the last two windows' medians; None before the second window.
-    """
-
-    strategy: str
-    requests: int
-    settled: bool
-    last_change_frac: float | None
 
 
 @final
