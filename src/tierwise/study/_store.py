@@ -37,7 +37,8 @@ CREATE TABLE sessions (
 CREATE TABLE records (
     id INTEGER PRIMARY KEY,
     strategy TEXT NOT NULL REFERENCES strategies (key), scenario TEXT NOT NULL, session INTEGER NOT NULL,
-    round INTEGER NOT NULL, query INTEGER NOT NULL, sample INTEGER NOT NULL, cold INTEGER NOT NULL CHECK (cold IN (0, 1)),
+    round INTEGER NOT NULL, query INTEGER NOT NULL, sample INTEGER NOT NULL,
+    cold INTEGER NOT NULL CHECK (cold IN (0, 1)),
     started_ns INTEGER NOT NULL, latency_s REAL NOT NULL, load_s REAL NOT NULL, stages TEXT NOT NULL,
     bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, prediction INTEGER, correct INTEGER, error TEXT,
     attempt INTEGER NOT NULL,
