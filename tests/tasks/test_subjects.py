@@ -132,3 +132,12 @@ def test_subjects_export_with_a_free_batch(subject: Subject) -> None:
     answer = session.run(None, dict(zip(names, (tensor.numpy() for tensor in three), strict=True)))[0]
     with torch.inference_mode():
         np.testing.assert_allclose(answer, net(*three).numpy(), atol=1e-5)
+
+
+def test_untrained_deep_networks_answer_moderate_numbers() -> None:
+    torch.manual_seed(0)
+    net = build_subject(FullSize(architecture="resnext50_32x4d"), classes=10).eval()
+    with torch.inference_mode():
+        answer = net(torch.randn(2, 3, 64, 64))
+    assert 1e-3 < answer.abs().max() < 1e2
+    assert not torch.allclose(answer[0], answer[1])

@@ -256,7 +256,19 @@ def _check_model(task: Task, progress: Progress, where: str) -> str:
 
     if task.model is None:
         return ""
-    module: nn.Module = task.model(progress)
+    if isinstance(task.model, nn.Module):  # callable too, so its fields looked right
+        raise InputError(
+            "its model must be a function that gives the module",
+            got="the module itself",
+            where=where,
+            fix="Write model=lambda progress: module",
+        )
+    try:
+        module: nn.Module = task.model(progress)
+    except TierwiseError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        raise InputError(f"its model must not fail ({type(error).__name__}: {error})", where=where) from error
     if not isinstance(module, nn.Module):
         raise InputError("its model must give a torch module", got=type(module).__name__, where=where)
     if module.training:

@@ -11,7 +11,7 @@ import msgspec
 
 from tierwise._errors import SpecError
 from tierwise.artifact import ImageInput, InputEncoding, TextInput
-from tierwise.measure import Progress
+from tierwise.measure import Progress, usable_cpus
 from tierwise.tasks._datasets import DATASETS, Dataset
 from tierwise.tasks._source import Source
 from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, ResNet, Roberta, Subject, Training
@@ -27,6 +27,10 @@ __all__ = ["REVISION", "builtin_task", "resolved"]
 REVISION = 1
 """Part of every fingerprint. Raise it whenever a change of this room's code changes data or weights."""
 
+_SMALL_PIXELS = 256
+"""Up to this size a training step is so short that a second thread saves nothing, and on a busy machine, where threads
+wait for each other spinning, makes it many times slower."""
+
 # The usual rate for residual networks (He et al. 2016), a little higher because the schedules are so short.
 _SGD = Training(epochs=4, optimiser="sgd", learning_rate=0.2, weight_decay=5e-4, flip=True)
 _DEFAULTS: dict[BuiltinName, tuple[Subject, Training]] = {
@@ -37,7 +41,7 @@ _DEFAULTS: dict[BuiltinName, tuple[Subject, Training]] = {
     "fashion-mnist": (ResNet(depth=8, width=16), _SGD),
     "cifar10-jpeg": (ResNet(depth=8, width=32), msgspec.structs.replace(_SGD, epochs=8, shift_pixels=2)),
     "tiny-imagenet-20": (ResNet(depth=8, width=32), msgspec.structs.replace(_SGD, epochs=12, shift_pixels=4)),
-    "sst2": (Bert(), Training(epochs=6, batch=64, learning_rate=5e-4, weight_decay=0.1)),
+    "sst2": (Bert(), Training(epochs=4, batch=64, learning_rate=5e-4, weight_decay=0.1)),
     "mrpc": (Bert(max_length=128), Training(epochs=6, batch=64, learning_rate=5e-4, weight_decay=0.1)),
 }
 
@@ -63,7 +67,7 @@ def resolved(spec: BuiltinTask) -> BuiltinTask:
     return spec
 
 
-def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: int) -> Task:
+def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: int | None) -> Task:
     """See `tierwise.tasks.load_task`."""
     spec = resolved(spec)
     dataset = DATASETS[spec.name]
@@ -104,7 +108,7 @@ def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: i
             seed=spec.seed,
             folder=home,
             progress=progress,
-            threads=threads,
+            threads=threads or _threads(task.encoding),
         )
 
     task = Task(
@@ -131,6 +135,12 @@ def _encoding(spec: BuiltinTask, dataset: Dataset) -> InputEncoding:
         return image
     sized: ImageInput = msgspec.structs.replace(image, height=spec.input_pixels, width=spec.input_pixels)
     return sized
+
+
+def _threads(encoding: InputEncoding) -> int:
+    if isinstance(encoding, ImageInput) and encoding.height * encoding.width <= _SMALL_PIXELS:
+        return 1
+    return max(1, int(usable_cpus()))
 
 
 def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:

@@ -11,7 +11,7 @@ from tierwise.tasks._task import Task
 __all__ = ["load_task"]
 
 
-def load_task(spec: TaskSpec, cache: Path, progress: Progress | None = None, *, threads: int = 1) -> Task:
+def load_task(spec: TaskSpec, cache: Path, progress: Progress | None = None, *, threads: int | None = None) -> Task:
     """The task that a spec asks for. Equal specs give equal fingerprints.
 
     Pictures are read at the first access to a split, and a built-in model is trained at the first call of `Task.model`
@@ -22,7 +22,8 @@ def load_task(spec: TaskSpec, cache: Path, progress: Progress | None = None, *, 
         spec: What is asked for.
         cache: Folder for downloads, tokenisers and weights; made where missing.
         progress: Shows long steps.
-        threads: Threads of torch while a built-in model is trained.
+        threads: Threads of torch while a built-in model is trained; where None, as many as this process really has CPUs
+            (one for pictures so small that threads would mostly wait for each other).
 
     Raises:
         SpecError: A subject that does not fit the data set, or a file or function of the user's that is not there.

@@ -170,5 +170,7 @@ def _initialise(net: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, _Block):
-            # Every block starts as the identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
-            nn.init.zeros_(module.layers[-1].norm.weight)  # type: ignore[arg-type, union-attr]
+            # Every block starts near the identity, which lets short trainings take large steps (Goyal et al. 2017,
+            # arXiv 1706.02677, section 5.1, start at exactly 0). Not at 0: an untrained network shall have branches
+            # with real numbers in them, of moderate size at any depth, so that it can be quantised and compared.
+            nn.init.constant_(module.layers[-1].norm.weight, 0.2)  # type: ignore[arg-type, union-attr]

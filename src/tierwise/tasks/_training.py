@@ -44,6 +44,8 @@ def trained(
 ) -> nn.Module:
     """The trained module, in eval mode; from ``folder`` where it is finished there.
 
+    With no epochs, the seeded random weights, and nothing is kept.
+
     Sees the train split, chooses the epoch by the validation split, never opens another. Stopped at any moment, the
     next call goes on from the last finished epoch and reaches the same weights (with the same number of threads).
 
@@ -63,6 +65,8 @@ def trained(
     with torch.random.fork_rng(devices=[]), threads_set(threads):
         torch.manual_seed(stream_seed(seed, "weights"))
         module = build()
+        if spec.epochs == 0:
+            return module.eval()
         finished = load_weights(folder / "weights.safetensors")
         if finished is None:
             run = _Run(module, task, spec, seed=seed, progress=progress)
