@@ -1,0 +1,170 @@
+"""Runs segments of an artifact with ONNX Runtime."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy.typing as npt
+
+from tierwise._errors import ArtifactError, InputError, TierwiseError
+from tierwise.artifact import Artifact, Segment, TensorSpec
+from tierwise.measure import usable_cpus
+from tierwise.runtime._external import check_external_files
+from tierwise.wire import dtype_name
+
+__all__ = ["Executor", "default_threads", "tensors_at"]
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+def default_threads(cpus: float | None = None) -> int:
+    """Threads for ``cpus`` (None: what this process may really use): rounded down, at least 1."""
+    return max(1, math.floor(usable_cpus() if cpus is None else cpus))
+
+
+def tensors_at(artifact: Artifact, border: int) -> tuple[TensorSpec, ...]:
+    """What must cross the border before segment ``border``: all that later segments and the answer need from before.
+
+    At border 0 these are the model's inputs, after the last segment its outputs.
+    """
+    segments, outputs = artifact.manifest.segments, artifact.manifest.outputs
+    made = {spec.name for segment in segments[border:] for spec in segment.outputs}
+    needed = [spec for segment in segments[border:] for spec in segment.inputs] + list(outputs)
+    return tuple({spec.name: spec for spec in needed if spec.name not in made}.values())
+
+
+@final
+class Executor:
+    """Sessions of some neighbouring segments, made once; may be used from several threads.
+
+    Args:
+        artifact: A verified artifact.
+        segments: Half-open range of its segments; None: all.
+        threads: Threads of every session; None: the CPUs this process may really use, rounded down.
+
+    Attributes:
+        inputs: What `run` needs.
+        outputs: What `run` gives: what crosses the border after the last of the segments.
+        threads: Threads of every session.
+        load_s: Seconds that making the sessions took.
+        first_run_s: Seconds of the first run, which is slower than later ones; None before it.
+
+    Raises:
+        InputError: The range does not fit the artifact.
+        ArtifactError: A segment is not a model ONNX Runtime can run, keeps tensors outside the artifact, or is not what
+            the manifest says.
+    """
+
+    def __init__(self, artifact: Artifact, segments: tuple[int, int] | None = None, threads: int | None = None) -> None:
+        count = len(artifact.manifest.segments)
+        first, last = (0, count) if segments is None else segments
+        if not 0 <= first < last <= count:
+            raise InputError(f"segments must be a range within the artifact's {count}", got=f"[{first}, {last})")
+        self.threads = default_threads() if threads is None else threads
+        self.inputs, self.outputs = tensors_at(artifact, first), tensors_at(artifact, last)
+        started_s = time.perf_counter()
+        self._steps = [
+            (segment, _session(artifact, segment, self.threads)) for segment in artifact.manifest.segments[first:last]
+        ]
+        self.load_s = time.perf_counter() - started_s
+        self.first_run_s: float | None = None
+
+    def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+        """Run the segments in order.
+
+        Args:
+            tensors: All of `inputs` by name, batch axis first; others are ignored.
+
+        Returns:
+            All of `outputs` by name.
+
+        Raises:
+            InputError: A tensor is missing, has the wrong type or shape, or holds values the model refuses.
+            TierwiseError: ONNX Runtime failed.
+        """
+        started_s = time.perf_counter()
+        known = _checked(self.inputs, tensors)
+        for segment, session in self._steps:
+            fed = {spec.name: known[spec.name] for spec in segment.inputs}
+            names = [spec.name for spec in segment.outputs]
+            known.update(zip(names, _run(session, names, fed, segment.file), strict=True))
+        if self.first_run_s is None:
+            self.first_run_s = time.perf_counter() - started_s
+        return {spec.name: known[spec.name] for spec in self.outputs}
+
+
+def _session(artifact: Artifact, segment: Segment, threads: int) -> Any:
+    import onnxruntime as ort
+
+    check_external_files(artifact, segment.file)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Threads that spin while they wait take the CPU from other processes of a small machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    path = artifact.path(segment.file)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        raise ArtifactError(
+            f"ONNX Runtime must be able to load the segment ({_first_line(error)})", where=path
+        ) from error
+    for kind, told, specs in (
+        ("inputs", session.get_inputs(), segment.inputs),
+        ("outputs", session.get_outputs(), segment.outputs),
+    ):
+        names, listed = {tensor.name for tensor in told}, {spec.name for spec in specs}
+        if (kind == "inputs" and names != listed) or not listed <= names:
+            raise ArtifactError(
+                f"the model's {kind} must be those of the manifest, {sorted(listed)}", got=sorted(names), where=path
+            )
+    return session
+
+
+def _run(session: Any, names: list[str], fed: Tensors, file: str) -> list[npt.NDArray[Any]]:
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+    try:
+        outputs: list[npt.NDArray[Any]] = session.run(names, fed)
+    except InvalidArgument as error:
+        raise InputError(f"the model must accept the values ({_first_line(error)})", where=file) from error
+    except Exception as error:  # see _session
+        raise TierwiseError(
+            f"ONNX Runtime must be able to run the segment ({_first_line(error)})", where=file
+        ) from error
+    return outputs
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+
+
+def _checked(specs: tuple[TensorSpec, ...], tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+    wanted = [spec.name for spec in specs]
+    if any(name not in tensors for name in wanted):
+        raise InputError(f"the request must hold the tensors {wanted}", got=sorted(tensors))
+    batches: dict[str, int] = {}
+    for spec in specs:
+        array = tensors[spec.name]
+        dtype = dtype_name(array, spec.name)
+        fits = len(array.shape) == len(spec.shape) and all(
+            wanted in (-1, axis) for wanted, axis in zip(spec.shape, array.shape, strict=True)
+        )
+        if dtype != spec.dtype or not fits:
+            raise InputError(
+                f"the tensor must be {spec.dtype} {list(spec.shape)}",
+                got=f"{dtype} {list(array.shape)}",
+                where=spec.name,
+            )
+        if spec.shape and spec.shape[0] == -1:
+            batches[spec.name] = array.shape[0]
+    if len(set(batches.values())) > 1:
+        raise InputError("all tensors of a request must have the same batch", got=batches)
+    return {name: tensors[name] for name in wanted}

@@ -1,0 +1,113 @@
+"""One hop of a request to the next node: its time on either side and between, and its account as parameters.
+
+The answering node says when the request's bytes had arrived and when the answer's left, on which clock. Where that is
+the asking side's clock too, the way there is ``uplink`` and the way back ``downlink``; otherwise both together are
+``network``, which is the time between sending and receiving less the time on the other host.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import msgspec
+
+from tierwise import __version__
+from tierwise.runtime._visit import Timeline
+from tierwise.wire import Exchange, Parameter, read_parameters
+
+__all__ = ["Account", "clock_name", "count_hop", "to_parameters"]
+
+_STAGES = msgspec.json.Decoder(list[tuple[str, str, int]])
+_PATH = msgspec.json.Decoder(list[str])
+
+
+@functools.cache
+def clock_name() -> str:
+    """Names the monotonic clock of this process: equal where two processes read the same clock, else different."""
+    # Processes of one boot share the clock, except those that were started in a time namespace of their own.
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        # Two clocks are never taken for one by mistake: a wrong uplink is worse than none.
+        return f"unknown/{platform.node()}/{os.getpid()}"
+    namespace = Path("/proc/self/ns/time")
+    return f"{boot}/{namespace.readlink() if namespace.is_symlink() else ''}"
+
+
+@final
+@dataclass(frozen=True)
+class Account:
+    """What a node and those above it did for one request.
+
+    Attributes:
+        path: Tiers that took part, this one first.
+        bytes_up: Message bytes sent upwards over all hops from here on.
+        bytes_down: Message bytes that came down over them.
+    """
+
+    path: tuple[str, ...]
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+def to_parameters(
+    account: Account, stages: Sequence[tuple[str, str, int]], received_ns: int, answered_ns: int
+) -> dict[str, Parameter]:
+    """The account as parameters of an answer."""
+    return {
+        "tierwise.stages": msgspec.json.encode(stages).decode(),
+        "tierwise.path": msgspec.json.encode(account.path).decode(),
+        "tierwise.bytes_up": account.bytes_up,
+        "tierwise.bytes_down": account.bytes_down,
+        "tierwise.version": __version__,
+        "tierwise.clock": clock_name(),
+        "tierwise.received_ns": received_ns,
+        "tierwise.answered_ns": answered_ns,
+    }
+
+
+def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline) -> Account:
+    """Add a hop and everything above it to the asking side's timeline.
+
+    Args:
+        exchange: The hop.
+        tier: Name of the asking side; the link above it is counted for it.
+        address: Where it went; stands in the path for a server that gives no account of itself.
+        timeline: Receives the stages.
+
+    Returns:
+        The account of the answering node (without the bytes of this hop).
+    """
+    told = read_parameters(exchange.response.parameters)
+    timeline.add(tier, "encode", exchange.encode_ns)
+    outside_ns = exchange.answered_ns - exchange.sent_ns
+    try:
+        received_ns, answered_ns = int(told["tierwise.received_ns"]), int(told["tierwise.answered_ns"])
+        stages = _STAGES.decode(str(told["tierwise.stages"]))
+        account = Account(
+            path=tuple(_PATH.decode(str(told["tierwise.path"]))),
+            bytes_up=int(told["tierwise.bytes_up"]),
+            bytes_down=int(told["tierwise.bytes_down"]),
+        )
+    except (KeyError, ValueError, msgspec.DecodeError):
+        # Another implementation of the protocol: all that is known is how long it took, link and all.
+        timeline.add(tier, "network", outside_ns)
+        timeline.add(tier, "decode", exchange.decode_ns)
+        return Account(path=(address,))
+    same_clock = told.get("tierwise.clock") == clock_name()
+    if same_clock:
+        timeline.add(tier, "uplink", received_ns - exchange.sent_ns)
+    else:
+        timeline.add(tier, "network", outside_ns - (answered_ns - received_ns))
+    for stage_tier, stage, ns in stages:
+        timeline.add(stage_tier, stage, ns)
+    if same_clock:
+        timeline.add(tier, "downlink", exchange.answered_ns - answered_ns)
+    timeline.add(tier, "decode", exchange.decode_ns)
+    return account

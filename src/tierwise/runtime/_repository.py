@@ -1,0 +1,151 @@
+"""The models of a node: received, verified, loaded, replaced and forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import grpc
+
+from tierwise._errors import ArtifactError, InputError
+from tierwise.artifact import MANIFEST, Artifact, open_artifact, receive_files
+from tierwise.runtime._probe import PROBE, Probe
+from tierwise.runtime._refusal import RefusalError
+from tierwise.runtime._served import Served
+from tierwise.runtime._spec import Share
+
+__all__ = ["Entry", "Repository"]
+
+# A name is a folder's name too.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@|:-]{0,127}")
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """A model of the repository: ``ready`` when it is served; ``reason`` says why it is not."""
+
+    name: str
+    ready: bool
+    reason: str = ""
+
+
+@final
+class Repository:
+    """Models by name. Asking is safe while others load: a name changes from the old model to the new one at once.
+
+    Artifacts lie in ``directory/NAME/DIGEST``.
+
+    Args:
+        directory: Where received artifacts are kept.
+        keep: Whether an unloaded model's artifact stays, to be loaded again without its files.
+        serve: Makes the served model from name, artifact and share.
+        probe: The built-in model.
+    """
+
+    def __init__(
+        self, directory: Path, keep: bool, serve: Callable[[str, Artifact, Share], Served], probe: Probe
+    ) -> None:
+        self._directory, self._keep, self._serve = directory, keep, serve
+        self._models: dict[str, Served | Probe] = {PROBE: probe}
+        self._changing = threading.Lock()
+
+    def model(self, name: str, version: str = "") -> Served | Probe:
+        """The model served as ``name``.
+
+        Raises:
+            RefusalError: There is none, or not of that version.
+        """
+        model = self._models.get(name)
+        if model is None:
+            served = ", ".join(sorted(self._models))
+            raise _not_found(f"the model must be one of {served}", name)
+        if version not in ("", "1"):
+            raise _not_found(f"the version of model {name!r} must be '1'", version)
+        return model
+
+    def index(self) -> list[Entry]:
+        """All models that are served or could be loaded without files."""
+        ready = [Entry(name, True) for name in sorted(self._models)]
+        if not self._directory.is_dir():
+            return ready
+        idle = sorted(path.name for path in self._directory.iterdir() if path.name not in self._models)
+        return ready + [Entry(name, False, "not loaded") for name in idle if _NAME.fullmatch(name)]
+
+    def load(self, name: str, share: Share, files: Mapping[str, bytes]) -> None:
+        """Serve an artifact as ``name``; what was served under it stays until the new one is ready, or if it fails.
+
+        Args:
+            name: The name.
+            share: Which part of the artifact this node runs.
+            files: The artifact's files; empty: the artifact that was last received under this name.
+
+        Raises:
+            InputError: The name cannot be used, or the share does not fit the artifact.
+            ArtifactError: The files are not an artifact, or one that cannot be run.
+            RefusalError: No files were given and none were received before; or see `Served`.
+        """
+        if name == PROBE or not _NAME.fullmatch(name):
+            raise InputError(
+                f"a model's name must be letters, digits and ._+@|:- (at most 128, not {PROBE})", got=repr(name)
+            )
+        with self._changing:
+            folder = self._directory / name
+            artifact, new = self._receive(folder, files) if files else (self._received(name, folder), False)
+            try:
+                self._models[name] = self._serve(name, artifact, share)
+            except BaseException:
+                if new:
+                    shutil.rmtree(artifact.directory, ignore_errors=True)
+                raise
+            for old in folder.iterdir():
+                if old != artifact.directory:
+                    shutil.rmtree(old, ignore_errors=True)
+
+    def unload(self, name: str) -> None:
+        """Stop serving ``name``; requests under way are answered.
+
+        Raises:
+            InputError: It is the built-in model.
+            RefusalError: It is not served.
+        """
+        if name == PROBE:
+            raise InputError("the built-in model cannot be unloaded", where=name)
+        with self._changing:
+            self.model(name)
+            del self._models[name]
+            if not self._keep:
+                shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    @staticmethod
+    def _receive(folder: Path, files: Mapping[str, bytes]) -> tuple[Artifact, bool]:
+        """The artifact on disk, and whether it was not there before."""
+        target = folder / hashlib.sha256(files.get(MANIFEST, b"")).hexdigest()[:16]
+        try:
+            # The manifest holds every file's hash, so the same manifest is the same artifact; opening verifies it.
+            return open_artifact(target), False
+        except ArtifactError:
+            shutil.rmtree(target, ignore_errors=True)
+        try:
+            return receive_files(target, files), True
+        except BaseException:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+            raise
+
+    @staticmethod
+    def _received(name: str, folder: Path) -> Artifact:
+        found = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+        if not found:
+            raise _not_found("a model must come with its files the first time it is loaded", name)
+        return open_artifact(found[-1])
+
+
+def _not_found(must: str, got: str) -> RefusalError:
+    return RefusalError(grpc.StatusCode.NOT_FOUND, InputError(must, got=repr(got)))

@@ -1,0 +1,129 @@
+"""A node: a process that serves until it is told to stop."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+import grpc
+
+from tierwise._clock import SystemClock
+from tierwise._errors import UnavailableError
+from tierwise.artifact import Artifact
+from tierwise.runtime._executor import default_threads
+from tierwise.runtime._probe import Probe
+from tierwise.runtime._repository import Repository
+from tierwise.runtime._served import Served
+from tierwise.runtime._service import Service
+from tierwise.runtime._spec import NodeSpec, Share
+from tierwise.runtime._turnstile import Turnstile
+from tierwise.wire import CHANNEL_OPTIONS, InferenceClient
+
+__all__ = ["serve"]
+
+# Threads beside those that requests for inference may take up, so that liveness is answered and models are loaded.
+_SPARE_THREADS = 16
+_GRACE_S = 2.0
+
+
+def serve(spec: NodeSpec) -> None:
+    """Serve on the given addresses until SIGTERM or SIGINT; must be called from the main thread.
+
+    Prints ``tierwise node TIER ready on ADDRESS[, ADDRESS]`` when it serves, with the real ports.
+
+    Raises:
+        UnavailableError: An address cannot be listened on.
+    """
+    stopped = threading.Event()
+    # Told to stop before it serves, a node stops as soon as it does.
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with _repository_folder(spec) as folder, _Forwards() as forwards:
+            server, addresses = _start(spec, folder, forwards)
+            print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
+            stopped.wait()
+            # Requests under way get a moment; those that wait for a node above are then cut off with its client.
+            ended = server.stop(_GRACE_S)
+            ended.wait(_GRACE_S)
+            forwards.close()
+            ended.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@final
+class _Forwards:
+    """Clients of the next nodes, one for each address, open as long as this node serves."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, InferenceClient] = {}
+
+    def __enter__(self) -> _Forwards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def client(self, address: str) -> InferenceClient:
+        """The client of ``address``."""
+        if address not in self._clients:
+            self._clients[address] = InferenceClient(address)
+        return self._clients[address]
+
+    def close(self) -> None:
+        """Close all."""
+        for client in self._clients.values():
+            client.close()
+
+
+@contextmanager
+def _repository_folder(spec: NodeSpec) -> Iterator[Path]:
+    if spec.repository is not None:
+        folder = Path(spec.repository)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tierwise-node-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Server, list[str]]:
+    def make(name: str, artifact: Artifact, share: Share) -> Served:
+        # The quota is read when a model is loaded: it may have been set after the node was started.
+        threads = spec.threads or default_threads(spec.cpus)
+        return Served(name, artifact, share, threads, forwards.client(share.forward) if share.forward else None)
+
+    repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
+    width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
+    service = Service(spec, repository, Turnstile(width), SystemClock())
+    pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
+    # Two nodes on one port would share its requests; the second shall fail instead.
+    server = grpc.server(pool, options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)))
+    server.add_generic_rpc_handlers((service.routes(),))
+    addresses = [_listen(server, address) for address in spec.listen]
+    server.start()
+    return server, addresses
+
+
+def _listen(server: grpc.Server, address: str) -> str:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"the node must be able to listen there ({error})",
+            where=address,
+            fix="Give a free HOST:PORT of this machine (port 0 picks one) or unix:PATH in a folder that exists",
+        ) from error
+    host, _, asked = address.rpartition(":")
+    return f"{host}:{port}" if asked == "0" and not address.startswith("unix:") else address

@@ -1,0 +1,73 @@
+"""What is asked of a node: how it serves, which part of an artifact it runs, and where parts of an artifact go."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from tierwise._config import Spec
+
+__all__ = ["NodeSpec", "Placed", "Share"]
+
+Threads = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Share(Spec, frozen=True, kw_only=True):
+    """The part of an artifact that one node runs; travels as JSON in the repository extension's ``config``.
+
+    Attributes:
+        segments: Half-open range of the artifact's segments; an empty one only passes requests on. None: all.
+        forward: Address (``host:port`` or ``unix:/path``) of the node that runs what comes after; None where nothing
+            does.
+        forward_model: Name of the model there; None: the same name as here.
+        threads: Threads of every session; None: what the node was started with.
+    """
+
+    segments: tuple[int, int] | None = None
+    forward: str | None = None
+    forward_model: str | None = None
+    threads: Threads | None = None
+
+    def __post_init__(self) -> None:
+        """Check the order of the range."""
+        if self.segments is not None and not 0 <= self.segments[0] <= self.segments[1]:
+            raise ValueError(f"segments must be a range with 0 <= first <= last, but got {list(self.segments)}")
+
+
+class Placed(Spec, frozen=True, kw_only=True):
+    """A share and the node that gets it.
+
+    Attributes:
+        control: Address to push the artifact to; it need not be the one that requests come through.
+        share: What the node runs.
+    """
+
+    control: str
+    share: Share
+
+
+class NodeSpec(Spec, frozen=True, kw_only=True):
+    """How a node serves.
+
+    Attributes:
+        listen: Addresses, ``host:port`` (port 0: the system picks one) or ``unix:/path``.
+        tier: Name it carries in timings and errors.
+        cpus: CPUs to use; None: what quota and affinity allow when a model is loaded.
+        threads: Threads of every session; None: the CPUs, rounded down, at least 1. Where it divides the CPUs several
+            times, as many requests compute at once; otherwise one does and others wait in the order they came.
+        pace_frac: Below 1, computing is stretched to last ``1 / pace_frac`` times as long: the duty-cycle emulation of
+            a slower machine.
+        repository: Folder for received artifacts, kept when the node ends; None: a temporary one.
+        max_message_bytes: Largest request for inference.
+        max_waiting: Requests that may be under way at once; more are refused.
+    """
+
+    listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    tier: str = "node"
+    cpus: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    threads: Threads | None = None
+    pace_frac: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    repository: str | None = None
+    max_message_bytes: Annotated[int, msgspec.Meta(gt=0)] = 64 << 20
+    max_waiting: Annotated[int, msgspec.Meta(gt=0)] = 256

@@ -1,0 +1,93 @@
+"""One request on one node: its turn to compute and where its time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import final
+
+from tierwise._clock import Clock
+from tierwise.runtime._turnstile import Turnstile
+
+__all__ = ["Timeline", "Visit"]
+
+# A sleep lasts some 60 µs longer than asked, so shorter ones would only add error.
+_SHORTEST_SLEEP_NS = 50_000
+
+
+@final
+class Timeline:
+    """Nanoseconds by (tier, stage) in the order of first appearance; what comes again is added."""
+
+    def __init__(self) -> None:
+        self._ns: dict[tuple[str, str], int] = {}
+
+    def add(self, tier: str, stage: str, ns: int) -> None:
+        """Count ``ns`` for a stage; a clock that did not advance counts as 0."""
+        self._ns[tier, stage] = self._ns.get((tier, stage), 0) + max(ns, 0)
+
+    def entries(self) -> list[tuple[str, str, int]]:
+        """All stages as (tier, stage, nanoseconds)."""
+        return [(tier, stage, ns) for (tier, stage), ns in self._ns.items()]
+
+
+@final
+class Visit:
+    """A request while it is on this node.
+
+    Args:
+        tier: The node's tier.
+        turnstile: Who computes next.
+        pace_frac: See `NodeSpec`.
+        clock: The host's clock.
+        timeout_s: Time the client still waits; None where it did not say.
+    """
+
+    def __init__(
+        self, tier: str, turnstile: Turnstile, pace_frac: float, clock: Clock, timeout_s: float | None = None
+    ) -> None:
+        self.tier, self.timeline = tier, Timeline()
+        self._turnstile, self._clock, self._timeout_s = turnstile, clock, timeout_s
+        self._stretch = 1.0 / pace_frac - 1.0
+        self._owed_ns = 0.0
+        self._started_ns = clock.now_ns()
+
+    @property
+    def left_s(self) -> float | None:
+        """Time the client still waits; None where it did not say."""
+        if self._timeout_s is None:
+            return None
+        return max(0.001, self._timeout_s - (self._clock.now_ns() - self._started_ns) / 1e9)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The stage ``queue``, then the block while this request has its turn to compute."""
+        started_ns = self._clock.now_ns()
+        with self._turnstile.turn():
+            self.timeline.add(self.tier, "queue", self._clock.now_ns() - started_ns)
+            yield
+
+    @contextmanager
+    def computing(self, stage: str) -> Iterator[None]:
+        """The block is work of this node: it is timed and, where the node is paced, stretched.
+
+        The stretch follows the calling thread's CPU time, so that neither waiting nor other processes are stretched
+        too. A session with several threads computes on the calling thread throughout, which therefore stands for all.
+        """
+        started_ns, cpu_ns = self._clock.now_ns(), time.thread_time_ns()
+        try:
+            yield
+        finally:
+            if self._stretch > 0:
+                self._sleep(time.thread_time_ns() - cpu_ns)
+            self.timeline.add(self.tier, stage, self._clock.now_ns() - started_ns)
+
+    def _sleep(self, cpu_ns: int) -> None:
+        """Sleep what the work owes; what a sleep lasted too long is taken off the next one."""
+        self._owed_ns += cpu_ns * self._stretch
+        if self._owed_ns < _SHORTEST_SLEEP_NS:
+            return
+        started_ns = self._clock.now_ns()
+        self._clock.sleep(self._owed_ns / 1e9)
+        self._owed_ns -= self._clock.now_ns() - started_ns
