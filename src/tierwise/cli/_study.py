@@ -1,0 +1,111 @@
+"""``tierwise study``: run a campaign, and make its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tierwise._errors import InputError, UnavailableError
+from tierwise.study import Campaign, campaign_names, load_campaign
+
+__all__ = ["command"]
+
+
+@click.group()
+def command() -> None:
+    """Build, measure and compare deployment strategies."""
+
+
+_RUN_EPILOG = """\b
+Examples:
+  tierwise study run digits                            the default; about three minutes on two cores
+  tierwise study run fashion-mnist --topology paper    other tiers and links
+  tierwise study run my-campaign.toml --out shop       your own
+  tierwise study run digits                            again, after a stop: goes on where it was
+"""
+
+
+@command.command("run", epilog=_RUN_EPILOG)
+@click.argument("campaign", default="digits")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Directory of the study [study-NAME].")
+@click.option("--topology", help="A preset or TOML file in place of the campaign's.")
+@click.option("--profile", type=click.Choice(["quick", "study", "full"]), help="How much is measured.")
+@click.option("--seed", type=int, help="Root of order, inputs and arrivals.")
+@click.option("--link-means", type=click.Choice(["netem", "tun", "proxy"]), help="How links are shaped [best here].")
+@click.option(
+    "--limiter", type=click.Choice(["cgroup-v2", "cgroup-v1", "duty"]), help="How tiers are limited [best here]."
+)
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".tierwise"),
+    show_default=True,
+    help="Downloads, trained models and artifacts, shared by studies.",
+)
+def run(campaign: str, out: Path | None, cache: Path, **overrides: Any) -> None:
+    """Run CAMPAIGN (one of the embedded ones, or a TOML file), or go on with it, and write its report.
+
+    Every variant is built and its accuracy measured once on the test split; then all strategies run as real processes
+    over verified links, interleaved in randomised blocks. Stop it at any moment: the same command goes on.
+    """
+    from tierwise.report import text_table, write_report
+    from tierwise.study import load_study, run_study
+
+    spec = _overridden(load_campaign(campaign), overrides)
+    directory = out if out is not None else Path(f"study-{spec.name}")
+    run_study(spec, directory, cache=cache, progress=_progress())
+    data = load_study(directory)
+    page = write_report(data, directory / "report.html")
+    click.echo(text_table(data))
+    click.echo(f"\nThe report: {page.resolve()}")
+
+
+@command.command("report", epilog="\b\nExample:\n  tierwise study report study-digits\n")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page [DIRECTORY/report.html].")
+@click.option("--text", is_flag=True, help="Print the table only, write nothing.")
+def report(directory: Path, out: Path | None, text: bool) -> None:
+    """Make the report of a study again from its records; works on a study that is not complete, too."""
+    from tierwise.report import text_table, write_report
+    from tierwise.study import load_study
+
+    data = load_study(directory)
+    click.echo(text_table(data))
+    if not text:
+        page = write_report(data, out if out is not None else directory / "report.html")
+        click.echo(f"\nThe report: {page.resolve()}")
+
+
+@command.command("campaigns")
+@click.option("--show", metavar="NAME", help="Print the TOML of one, to start a file of your own from.")
+def campaigns(show: str | None) -> None:
+    """List the embedded campaigns.
+
+    \b
+    Example:
+      tierwise study campaigns --show digits > my-campaign.toml
+    """  # noqa: D301 - \b keeps click from wrapping the example
+    from tierwise.study import campaign_text
+
+    if show is not None and show not in campaign_names():
+        raise InputError(f"an embedded campaign must be one of {', '.join(campaign_names())}", got=repr(show))
+    click.echo(campaign_text(show) if show is not None else "\n".join(campaign_names()), nl=show is None)
+
+
+def _overridden(campaign: Campaign, overrides: dict[str, Any]) -> Campaign:
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return msgspec.structs.replace(campaign, **given)
+
+
+def _progress() -> Any:
+    try:
+        from tierwise.cli._progress import progress_for_stderr
+    except ImportError as error:
+        raise UnavailableError(
+            f"a study needs the packages that build and report ({error.name} is missing)",
+            fix="Install them with: pip install 'tierwise[study]'",
+        ) from error
+    return progress_for_stderr()
