@@ -125,6 +125,7 @@ def test_a_stopped_training_reaches_the_same_weights(tmp_path: Path, optimiser: 
     assert cut is not None
     assert kept[1]["history"] == cut[1]["history"]
     assert len(kept[1]["history"]) == 4
+    assert 0.5 <= kept[1]["floor"] <= max(kept[1]["history"])
     assert set(opened) == {"train", "validation"}
 
 

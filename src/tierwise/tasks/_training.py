@@ -135,15 +135,26 @@ class _Run:
                 if stop_after is not None and epoch + 1 - first == stop_after:
                     raise KeyboardInterrupt
         if state.history:
-            self._progress.say(f"{self._task.name}: validation {self._task.metric} {max(state.history):.4f}")
+            floor = self._floor()
+            self._progress.say(
+                f"{self._task.name}: validation {self._task.metric} {max(state.history):.4f}"
+                f" (the best constant answer has {floor:.4f})"
+            )
         remarks = {
             "history": state.history,
+            "floor": self._floor(),
             "seconds": state.seconds,
             "precision": "bfloat16" if self._bfloat16 else "float32",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
         return state.best, remarks
+
+    def _floor(self) -> float:
+        """What always giving the same answer scores on the validation split; a model near it has learnt nothing."""
+        labels = self._task.splits["validation"].labels
+        one_hot = np.eye(len(self._task.labels))
+        return max(score(self._task.metric, np.tile(row, (len(labels), 1)), labels) for row in one_hot)
 
     def _epoch(self, epoch: int, optimiser: torch.optim.Optimizer, advance: Callable[[int], None]) -> None:
         spec = self._spec
