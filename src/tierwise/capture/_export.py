@@ -24,6 +24,7 @@ _OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'")
 _CONSTANT = re.compile(r"to be a constant \((\d+)\)")
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in \w+\n\s+(.+)')
 _TORCH = str(Path(torch.__file__).parent)
+_STDLIB = str(Path(inspect.__file__).parent)
 
 
 def export(
@@ -148,7 +149,8 @@ def _model_line(chain: Sequence[BaseException], text: str) -> str | None:
 
 def _own_line(lines: Sequence[tuple[str, str | int, str]]) -> str | None:
     for file, number, code in reversed(lines):
-        if not file.startswith((_TORCH, "<")) and file != __file__:
+        library = file.startswith((_TORCH, "<")) or (file.startswith(_STDLIB) and "site-packages" not in file)
+        if not library and file != __file__:
             return f"{Path(file).name}:{number} `{code.strip()}`"
     return None
 

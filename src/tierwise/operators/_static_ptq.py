@@ -169,6 +169,10 @@ def _keep_answers_float(model: onnx.ModelProto) -> None:
         maker.output[0] = output.name
         model.graph.node.remove(forth)
         model.graph.node.remove(back)
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def _copy_scopes(source: onnx.ModelProto, target: onnx.ModelProto) -> None:

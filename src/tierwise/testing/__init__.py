@@ -1,5 +1,6 @@
 """Conformance checks and fakes, for the tests of this project and of whoever extends it."""
 
 from tierwise.testing._clock import FakeClock
+from tierwise.testing._operators import check_operator
 
-__all__ = ["FakeClock"]
+__all__ = ["FakeClock", "check_operator"]
