@@ -3,7 +3,7 @@
 from tierwise.measure._blocks import Block, Query, plan_round
 from tierwise.measure._cpus import isa, usable_cpus
 from tierwise.measure._environment import Environment, Throttling, read_environment
-from tierwise.measure._load import Turn, run_block, run_cold
+from tierwise.measure._load import Turn, class_of, run_block, run_cold
 from tierwise.measure._progress import Advance, Progress, Silent
 from tierwise.measure._record import STAGES, Record, Reply, StageTime, SystemUnderTest
 from tierwise.measure._scenario import Offline, Profile, ProfileName, Scenario, Server, SingleStream, profile
@@ -35,6 +35,7 @@ __all__ = [
     "Throttling",
     "Turn",
     "WarmUp",
+    "class_of",
     "isa",
     "plan_round",
     "profile",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import final
+from typing import Any, final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from tierwise._clock import Clock
 from tierwise.measure._blocks import Block, Query
 from tierwise.measure._record import Record, Reply, SystemUnderTest
 from tierwise.measure._scenario import Offline, Scenario, Server, SingleStream
 
-__all__ = ["Turn", "run_block", "run_cold"]
+__all__ = ["Turn", "class_of", "run_block", "run_cold"]
 
 
 @final
@@ -101,7 +102,8 @@ def _issue(
     except Exception as failure:  # whatever a system raises is a finding about that system
         error = f"{type(failure).__name__}: {failure}"
     latency_s = (clock.now_ns() - due_ns) / 1e9
-    prediction = _prediction(reply)
+    first = next(iter(reply.outputs.values()), None)
+    prediction = None if first is None else class_of(first)
     label = None if turn.labels is None else turn.labels[query.sample]
     return Record(
         strategy=system.name,
@@ -123,9 +125,12 @@ def _issue(
     )
 
 
-def _prediction(reply: Reply) -> int | None:
-    """Class of the one item, where the first output looks like scores [1, classes]."""
-    first = next(iter(reply.outputs.values()), None)
-    if first is None or first.ndim != 2 or first.shape[0] != 1 or not np.issubdtype(first.dtype, np.number):
+def class_of(output: npt.NDArray[Any]) -> int | None:
+    """Class of the one item in a batch of one: the index of the largest score; None where these are no scores.
+
+    Args:
+        output: [1, classes] of numbers; anything else is no scores.
+    """
+    if output.ndim != 2 or output.shape[0] != 1 or not np.issubdtype(output.dtype, np.number):
         return None
-    return int(first[0].argmax())
+    return int(output[0].argmax())

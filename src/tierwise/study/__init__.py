@@ -1,6 +1,13 @@
-"""Campaigns, the resumable runner and the store. Reading a study needs no torch."""
+"""Campaigns, the resumable runner and the store. Reading a study needs no torch; running one imports it then."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+from tierwise.measure import Progress, Silent
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
+from tierwise.study._lock import locked
+from tierwise.study._read import load_study
 from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant
 
 __all__ = [
@@ -14,4 +21,38 @@ __all__ = [
     "campaign_names",
     "campaign_text",
     "load_campaign",
+    "load_study",
+    "run_study",
 ]
+
+
+def run_study(
+    campaign: Campaign, directory: Path, progress: Progress | None = None, *, cache: Path | None = None
+) -> StudyData:
+    """Run a study, or go on with it: train, build, examine, deploy, measure.
+
+    It may be killed at any moment. The same call goes on: what was built is found again, and exactly those records are
+    measured that are not on the disk yet, so that none is lost and none is there twice.
+
+    Args:
+        campaign: What to do.
+        directory: Where records and artifacts come to lie; made where missing. One study per directory.
+        progress: Shows long steps.
+        cache: Folder for downloads and trained weights, that several studies may share; ``directory/cache`` where None.
+
+    Returns:
+        What was found.
+
+    Raises:
+        StoreError: The directory holds another study, another process is at work in it, or it cannot be written.
+        SpecError: A topology, chain or placement of the campaign does not exist.
+        InputError: A chain cannot be built for this task.
+        EmulationError: A tier or a link came out too far from its spec.
+        UnavailableError: Data, a library, or the means to emulate the topology are missing.
+    """
+    with locked(directory):
+        # Here and not above: this brings torch, which reading a study does without.
+        from tierwise.study._run import run_locked
+
+        run_locked(campaign, directory, progress or Silent(), cache or directory / "cache")
+    return load_study(directory)

@@ -6,6 +6,7 @@ Whatever is committed survives a kill of the process and a loss of power; whatev
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -74,6 +75,9 @@ class Store:
         with self._sound():
             mode = "rwc" if create else "rw" if write else "ro"
             uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+            if not write and not os.access(directory, os.W_OK):
+                # A reader too keeps a small file beside a WAL database; where it cannot, nobody writes either.
+                uri += "&immutable=1"
             # autocommit: transactions are opened and closed by hand, in `transaction` alone.
             self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
             try:
@@ -229,11 +233,12 @@ class Store:
             ).fetchall()
         return {(*row[:5], bool(row[5])) for row in rows}
 
-    def measured_s(self, session: int) -> float:
-        """Sum of the warm latencies of a session, which decides whether it needs more rounds."""
+    def measured_s(self, session: int, before_round: int) -> float:
+        """Sum of the warm latencies of a session's rounds before one, which decides whether it needs more rounds."""
         with self._sound():
             row = self._connection.execute(
-                "SELECT total(latency_s) FROM records WHERE session = ? AND cold = 0", (session,)
+                "SELECT total(latency_s) FROM records WHERE session = ? AND cold = 0 AND round < ?",
+                (session, before_round),
             ).fetchone()
         return float(row[0])
 

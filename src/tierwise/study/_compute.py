@@ -1,0 +1,107 @@
+"""How fast tiers compute, from running a model here: what the cost model needs to choose cuts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy.typing as npt
+
+from tierwise.artifact import Artifact
+from tierwise.planner import Cost, predict_cut
+from tierwise.runtime import Executor
+from tierwise.topology import Tier, Topology
+
+__all__ = ["Speeds", "measure_speeds", "predict"]
+
+_LEAST_RUNS, _MOST_RUNS, _ENOUGH_S = 5, 50, 0.3
+
+
+@final
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds per multiply-accumulate of one model on each tier, worked out from runs on this machine.
+
+    Attributes:
+        s_per_mac: By tier.
+    """
+
+    s_per_mac: Mapping[str, float]
+
+
+def measure_speeds(artifact: Artifact, tensors: Mapping[str, npt.NDArray[Any]], topology: Topology) -> Speeds:
+    """Run a model with the threads each tier will use, and scale to the tier's CPUs.
+
+    A tier gets as many threads as it has whole CPUs, one at least; with c CPUs and t threads it takes t / c times as
+    long as t free cores. A remote tier is taken to be as fast as this machine per CPU.
+
+    Args:
+        artifact: The uncut model.
+        tensors: Model inputs of one item.
+        topology: The topology fitted to this machine.
+    """
+    threads = {tier.name: _threads(tier) for tier in topology.tiers}
+    # More threads than this machine has cores would measure their quarrel.
+    usable = {count: _median_s(artifact, tensors, count) for count in set(threads.values())}
+    macs = max(1, sum(segment.macs for segment in artifact.manifest.segments))
+    return Speeds(
+        {
+            tier.name: usable[threads[tier.name]] * max(1.0, threads[tier.name] / tier.cpus) / macs
+            for tier in topology.tiers
+        }
+    )
+
+
+def _threads(tier: Tier) -> int:
+    from tierwise.measure import usable_cpus
+
+    return max(1, math.floor(min(tier.cpus, usable_cpus())))
+
+
+def _median_s(artifact: Artifact, tensors: Mapping[str, npt.NDArray[Any]], threads: int) -> float:
+    executor = Executor(artifact, threads=threads)
+    executor.run(tensors)
+    took_s: list[float] = []
+    while len(took_s) < _LEAST_RUNS or (len(took_s) < _MOST_RUNS and sum(took_s) < _ENOUGH_S):
+        start_s = time.perf_counter()
+        executor.run(tensors)
+        took_s.append(time.perf_counter() - start_s)
+    return statistics.median(took_s)
+
+
+def predict(
+    artifact: Artifact, segments: tuple[str, ...], topology: Topology, speeds: Speeds, input_bytes: int
+) -> Cost:
+    """The predicted cost of one request.
+
+    Args:
+        artifact: One segment or two.
+        segments: Tier of each.
+        topology: The topology the requests pass.
+        speeds: Of the uncut model.
+        input_bytes: Size of the request as the device holds it.
+    """
+    manifest = artifact.manifest
+    answer_bytes = sum(spec.nbytes() for spec in manifest.outputs)
+    low, high = topology.index(segments[0]), topology.index(segments[-1])
+    head, *tail = manifest.segments
+    if tail:
+        needed = {spec.name for segment in tail for spec in segment.inputs}
+        crossing = sum(spec.nbytes() for spec in head.outputs if spec.name in needed)
+    else:
+        crossing = 0
+    return predict_cut(
+        head_macs=head.macs,
+        tail_macs=sum(segment.macs for segment in tail),
+        boundary_bytes=crossing,
+        input_bytes=input_bytes,
+        answer_bytes=answer_bytes,
+        lower_s_per_mac=speeds.s_per_mac[segments[0]],
+        upper_s_per_mac=speeds.s_per_mac[segments[-1]],
+        links=topology.links[low:high],
+        links_below=topology.links[:low],
+    )

@@ -1,0 +1,225 @@
+"""Building what will be measured: the trained model, its variants, their accuracy, and the inputs of the load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from tierwise._errors import InputError
+from tierwise._seeds import stream
+from tierwise.artifact import (
+    PAYLOAD_INPUT,
+    Accuracy,
+    Artifact,
+    TensorInput,
+    record_accuracy,
+    to_payload,
+)
+from tierwise.capture import Cut
+from tierwise.measure import Progress, class_of
+from tierwise.operators import ChooseCut, OperatorSpec, Partition, build, parse_chain
+from tierwise.planner import best_cut
+from tierwise.runtime import Executor
+from tierwise.study._compute import Speeds, measure_speeds, predict
+from tierwise.study._plan import Asked
+from tierwise.study._results import Strategy
+from tierwise.study._stored import StoredVariant
+from tierwise.tasks import Task, score
+from tierwise.topology import Topology
+
+__all__ = ["Inputs", "Prepared", "choose_inputs", "prepare"]
+
+_BATCH = 64
+
+
+@final
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs that requests are made of, from the validation split, in memory before anything is timed.
+
+    Attributes:
+        requests: For each input the tensors a client sends.
+        tensors: For each input the tensors the model gets.
+        labels: Class of each.
+    """
+
+    requests: tuple[Mapping[str, npt.NDArray[Any]], ...]
+    tensors: tuple[Mapping[str, npt.NDArray[Any]], ...]
+    labels: tuple[int, ...]
+
+    @property
+    def mean_bytes(self) -> int:
+        """Mean size of a request's content as the device holds it."""
+        return round(
+            sum(_nbytes(tensor) for request in self.requests for tensor in request.values()) / len(self.labels)
+        )
+
+
+def choose_inputs(task: Task, count: int, seed: int) -> Inputs:
+    """``count`` inputs drawn from the validation split without replacement (all, where there are fewer).
+
+    Raises:
+        InputError: The split is empty, or an item does not fit the encoding.
+    """
+    split = task.splits["validation"]
+    if not len(split):
+        raise InputError("the validation split must hold items to make requests of", got="none", where=task.name)
+    chosen = split.take(stream(seed, "inputs").permutation(len(split))[:count])
+    requests: list[Mapping[str, npt.NDArray[Any]]] = []
+    for item in chosen.items:
+        if isinstance(task.encoding, TensorInput):
+            requests.append(task.tensors([item]))
+        else:
+            requests.append({PAYLOAD_INPUT: to_payload(task.encoding, [item])})
+    return Inputs(
+        requests=tuple(requests),
+        tensors=tuple(task.tensors([item]) for item in chosen.items),
+        labels=tuple(int(label) for label in chosen.labels),
+    )
+
+
+def _nbytes(tensor: npt.NDArray[Any]) -> int:
+    return sum(len(element) for element in tensor.ravel()) if tensor.dtype == object else tensor.nbytes
+
+
+@final
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a session needs, and everything the store keeps of it.
+
+    Attributes:
+        strategies: In the order of the campaign.
+        variants: By key.
+    """
+
+    strategies: tuple[Strategy, ...]
+    variants: Mapping[str, StoredVariant]
+
+
+def prepare(
+    task: Task,
+    asked: Sequence[Asked],
+    topology: Topology,
+    inputs: Inputs,
+    directory: Path,
+    progress: Progress,
+    threads: int,
+) -> Prepared:
+    """Build and examine every variant; what an earlier run has built is taken as it is.
+
+    Args:
+        task: What is deployed.
+        asked: The strategies.
+        topology: Fitted to this machine.
+        inputs: Of the load.
+        directory: The study's directory; artifacts come to lie under it.
+        progress: Shows long steps.
+        threads: Threads for evaluating.
+
+    Raises:
+        TierwiseError: A chain cannot be parsed or built.
+    """
+    wholes: dict[str, _Whole] = {}
+    strategies: list[Strategy] = []
+    artifacts: dict[str, Artifact] = {}
+    chains = [parse_chain(entry.spec.chain, entry.spec.options) for entry in asked]
+    with progress.step("build variants", len(asked)) as advance:
+        for entry, chain in zip(asked, chains, strict=True):
+            key = repr(_uncut(chain))
+            if key not in wholes:
+                artifact = build(task, _uncut(chain), directory, progress)
+                wholes[key] = _Whole(artifact, measure_speeds(artifact, inputs.tensors[0], topology))
+            whole = wholes[key]
+            artifact = build(task, chain, directory, progress, _chooser(entry, whole, topology, inputs.mean_bytes))
+            artifacts.setdefault(artifact.directory.name, artifact)
+            strategies.append(_strategy(entry, artifact, whole, topology, inputs.mean_bytes))
+            advance(1)
+    variants = {
+        key: _examine(task, artifact, inputs, directory, progress, threads) for key, artifact in artifacts.items()
+    }
+    return Prepared(strategies=tuple(strategies), variants=variants)
+
+
+@final
+@dataclass(frozen=True)
+class _Whole:
+    """The model before it is cut, and how fast each tier runs it."""
+
+    artifact: Artifact
+    speeds: Speeds
+
+
+def _uncut(chain: tuple[OperatorSpec, ...]) -> tuple[OperatorSpec, ...]:
+    kept = tuple(spec for spec in chain if not isinstance(spec, Partition))
+    return kept or parse_chain("identity")
+
+
+def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) -> ChooseCut:
+    """The cost model's choice for one placement."""
+    low, high = topology.index(entry.segments[0]), topology.index(entry.segments[-1])
+    answer_bytes = sum(spec.nbytes() for spec in whole.artifact.manifest.outputs)
+
+    def choose(cuts: tuple[Cut, ...]) -> Cut:
+        choice = best_cut(
+            cuts,
+            input_bytes=input_bytes,
+            answer_bytes=answer_bytes,
+            lower_s_per_mac=whole.speeds.s_per_mac[entry.segments[0]],
+            upper_s_per_mac=whole.speeds.s_per_mac[entry.segments[-1]],
+            links=topology.links[low:high],
+            links_below=topology.links[:low],
+        )
+        return cuts[choice.index]
+
+    return choose
+
+
+def _strategy(entry: Asked, artifact: Artifact, whole: _Whole, topology: Topology, input_bytes: int) -> Strategy:
+    return Strategy(
+        id=entry.id,
+        name=entry.name,
+        chain=artifact.manifest.provenance.chain,
+        placement=entry.placement,
+        segments=entry.segments,
+        path=entry.path,
+        variant=artifact.directory.name,
+        predicted=predict(artifact, entry.segments, topology, whole.speeds, input_bytes),
+    )
+
+
+def _examine(
+    task: Task, artifact: Artifact, inputs: Inputs, directory: Path, progress: Progress, threads: int
+) -> StoredVariant:
+    executor = Executor(artifact, threads=threads)
+    output = artifact.manifest.outputs[0].name
+    if not any(known.split == "test" for known in artifact.manifest.accuracy):
+        artifact = record_accuracy(artifact, _accuracy(task, executor, output, artifact.directory.name, progress))
+    return StoredVariant(
+        key=artifact.directory.name,
+        manifest=artifact.manifest,
+        digest=artifact.digest,
+        directory=str(artifact.directory.relative_to(directory)),
+        artifact_bytes=artifact.nbytes,
+        local_predictions=tuple(class_of(executor.run(tensors)[output]) for tensors in inputs.tensors),
+    )
+
+
+def _accuracy(task: Task, executor: Executor, output: str, title: str, progress: Progress) -> Accuracy:
+    """The one time that a variant sees the test split."""
+    # A model with a fixed batch axis takes that many at a time.
+    size = next((spec.shape[0] for spec in executor.inputs if spec.shape and spec.shape[0] > 0), _BATCH)
+    scores, labels = [], []
+    with progress.step(f"accuracy of {title}", len(task.splits["test"])) as advance:
+        for tensors, batch_labels in task.batches("test", size):
+            scores.append(executor.run(tensors)[output])
+            labels.append(batch_labels)
+            advance(len(batch_labels))
+    known = np.concatenate(labels)
+    return Accuracy(
+        metric=task.metric, value=score(task.metric, np.concatenate(scores), known), split="test", items=len(known)
+    )

@@ -1,0 +1,182 @@
+"""Running a study from beginning to end, or on from wherever it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from tierwise import __version__
+from tierwise._errors import StoreError, UnavailableError
+from tierwise.artifact import Artifact, open_artifact
+from tierwise.measure import Progress, usable_cpus
+from tierwise.study._campaign import Campaign
+from tierwise.study._differ import first_difference
+from tierwise.study._plan import Asked, Plan, asked_strategies
+from tierwise.study._prepare import Inputs, Prepared, choose_inputs, prepare
+from tierwise.study._results import Strategy
+from tierwise.study._session import Equipment, run_session
+from tierwise.study._store import Store
+from tierwise.study._stored import StoredTask, StoredVariant
+from tierwise.study._toml import toml_text
+from tierwise.tasks import Task, load_task
+from tierwise.topology import Scaling, Topology, scale
+
+__all__ = ["run_locked"]
+
+# How often a session is opened again in one run because a node died in it.
+_REOPENINGS = 3
+
+
+def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: Path) -> None:
+    """Run a study whose directory the caller has locked; see `tierwise.study.run_study`."""
+    topology = campaign.asked_topology()
+    asked = asked_strategies(campaign, topology)
+    machine_cpus = usable_cpus()
+    fitted, scaling = scale(topology, machine_cpus)
+    with contextlib.closing(Store(directory, create=True)) as store:
+        _agree(store, campaign, topology, fitted, scaling, directory)
+        threads = max(1, int(machine_cpus))
+        task = load_task(campaign.task, cache, progress, threads=threads)
+        inputs = _inputs(task, campaign, progress)
+        prepared = _prepared(store, task, asked, fitted, inputs, directory, progress, threads)
+        plan = Plan(
+            scenario=campaign.scenario,
+            profile=campaign.measured(),
+            seed=campaign.seed,
+            strategies=tuple(strategy.id for strategy in prepared.strategies),
+            samples=len(inputs.labels),
+        )
+        with tempfile.TemporaryDirectory(prefix="tierwise-") as workdir:
+            equipment = Equipment(
+                plan=plan,
+                strategies={strategy.id: strategy for strategy in prepared.strategies},
+                artifacts={key: _open(directory, variant) for key, variant in prepared.variants.items()},
+                inputs=inputs,
+                topology=topology,
+                machine_cpus=machine_cpus,
+                link_means=campaign.link_means,
+                limiter=campaign.limiter,
+                workdir=Path(workdir),
+            )
+            _measure(equipment, store, progress)
+
+
+def _agree(
+    store: Store, campaign: Campaign, topology: Topology, fitted: Topology, scaling: Scaling, directory: Path
+) -> None:
+    """Write down what is asked the first time; later, insist on it.
+
+    Raises:
+        StoreError: The directory holds another study, or one begun on another machine; the message names the
+            difference.
+    """
+    facts: tuple[tuple[str, msgspec.Struct], ...] = (
+        ("campaign", campaign),
+        ("topology", topology),
+        ("fitted", fitted),
+        ("scaling", scaling),
+    )
+    if store.fact("campaign", Campaign) is None:
+        with store.transaction():
+            for name, value in facts:
+                store.set_fact(name, value)
+            store.set_fact("campaign_toml", toml_text(campaign))
+            store.set_fact("tierwise_version", __version__)
+        return
+    for name, value in facts:
+        difference = first_difference(store.fact(name, type(value)), value)
+        if difference is None:
+            continue
+        path, before, now = difference
+        if name in ("campaign", "topology"):
+            raise StoreError(
+                f"this directory holds a study in which {path} is {before}",
+                got=now,
+                where=directory,
+                fix="Ask for the same study to go on with it, or choose another directory",
+            )
+        raise StoreError(
+            f"a study must be finished on a machine like the one it was begun on ({name}: {path} was {before})",
+            got=now,
+            where=directory,
+            fix="Go on where it was begun, or choose another directory",
+        )
+
+
+def _inputs(task: Task, campaign: Campaign, progress: Progress) -> Inputs:
+    with progress.step("load inputs", None):
+        return choose_inputs(task, campaign.measured().samples, campaign.seed)
+
+
+def _prepared(
+    store: Store,
+    task: Task,
+    asked: Sequence[Asked],
+    fitted: Topology,
+    inputs: Inputs,
+    directory: Path,
+    progress: Progress,
+    threads: int,
+) -> Prepared:
+    """What the store has, or what is built now and then stored in one step."""
+    known = store.fact("task", StoredTask)
+    if known is None:
+        prepared = prepare(task, asked, fitted, inputs, directory, progress, threads)
+        with store.transaction():
+            store.put_all("variants", prepared.variants)
+            store.put_all("strategies", {strategy.id: strategy for strategy in prepared.strategies})
+            store.set_fact(
+                "task",
+                StoredTask(
+                    name=task.name,
+                    fingerprint=task.fingerprint,
+                    metric=task.metric,
+                    test_items=len(task.splits["test"]),
+                    load_items=len(inputs.labels),
+                ),
+            )
+        return prepared
+    if known.fingerprint != task.fingerprint:
+        raise StoreError(
+            f"the task must still be the one this study was begun with (fingerprint {known.fingerprint[:16]})",
+            got=f"{task.fingerprint[:16]}",
+            where=directory,
+            fix="Restore the task's model and data, or choose another directory",
+        )
+    return Prepared(
+        strategies=tuple(store.get_all("strategies", Strategy).values()),
+        variants=store.get_all("variants", StoredVariant),
+    )
+
+
+def _open(directory: Path, variant: StoredVariant) -> Artifact:
+    artifact = open_artifact(directory / variant.directory)
+    if artifact.digest != variant.digest:
+        raise StoreError(
+            f"the artifact must be the one that was examined (manifest sha256 {variant.digest})",
+            got=artifact.digest,
+            where=artifact.directory,
+            fix="Restore it, or start the study anew in another directory",
+        )
+    return artifact
+
+
+def _measure(equipment: Equipment, store: Store, progress: Progress) -> None:
+    plan = equipment.plan
+    for number in range(plan.profile.sessions):
+        for _ in range(_REOPENINGS + 1):
+            if plan.complete(number, store.keys(number), functools.partial(store.measured_s, number)):
+                break
+            if not run_session(equipment, store, number, progress):
+                progress.say(f"A node died in session {number + 1}; it is opened again.")
+        else:
+            raise UnavailableError(
+                f"the nodes of a session must stay alive (session {number + 1} was opened {_REOPENINGS + 1} times)",
+                got="a node that died each time",
+                fix="See the errors in the records (tierwise study report); give the tiers more memory",
+            )

@@ -1,0 +1,226 @@
+"""One session: all processes are started, every strategy is deployed, and what is still missing is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import msgspec
+
+from tierwise._clock import SystemClock
+from tierwise._errors import RemoteError
+from tierwise.artifact import Artifact
+from tierwise.measure import Progress, Turn, read_environment, run_block, run_cold, warm_up
+from tierwise.runtime import Pipeline, PipelineSUT, Placed, Share, deploy, undeploy
+from tierwise.study._plan import Plan
+from tierwise.study._results import Strategy
+from tierwise.study._store import Store
+from tierwise.study._stored import StoredSession
+from tierwise.testbed import Testbed, open_testbed
+from tierwise.topology import Topology
+from tierwise.wire import InferenceClient
+
+if TYPE_CHECKING:
+    from tierwise.study._prepare import Inputs
+
+__all__ = ["Equipment", "run_session"]
+
+# A request that takes longer has failed; over the slowest link an answer may well take seconds.
+_TIMEOUT_S = 30.0
+
+
+@final
+@dataclass(frozen=True)
+class Equipment:
+    """What every session of a study uses.
+
+    Attributes:
+        plan: What is measured.
+        strategies: By id.
+        artifacts: By variant key.
+        inputs: What requests are made of.
+        topology: As asked.
+        machine_cpus: CPUs to fit it to.
+        link_means: Means of emulating links; None: the best there is.
+        limiter: Means of limiting CPUs; None: the best there is.
+        workdir: For logs and sockets of the nodes.
+    """
+
+    plan: Plan
+    strategies: Mapping[str, Strategy]
+    artifacts: Mapping[str, Artifact]
+    inputs: Inputs
+    topology: Topology
+    machine_cpus: float
+    link_means: str | None
+    limiter: str | None
+    workdir: Path
+
+
+def run_session(equipment: Equipment, store: Store, number: int, progress: Progress) -> bool:
+    """Measure what session ``number`` still lacks.
+
+    Returns:
+        Whether it is complete; False where a node died, so that the session must be opened again.
+
+    Raises:
+        EmulationError: A tier or a link came out too far from its spec.
+        UnavailableError: The machine cannot emulate the topology.
+        RemoteError: A strategy could not be deployed.
+    """
+    plan = equipment.plan
+    title = f"session {number + 1} of {plan.profile.sessions}"
+    with contextlib.ExitStack() as stack:
+        with progress.step(f"{title}: start nodes, verify links and tiers", None):
+            bed = stack.enter_context(
+                open_testbed(
+                    equipment.topology,
+                    workdir=equipment.workdir,
+                    link_means=equipment.link_means,
+                    limiter=equipment.limiter,
+                    machine_cpus=equipment.machine_cpus,
+                )
+            )
+        stored = StoredSession(environment=read_environment(), calibration=msgspec.to_builtins(bed.calibration))
+        attempt = store.open_session(number, stored)
+        bench = _Bench(equipment, bed, store, Turn(session=number, attempt=attempt, labels=equipment.inputs.labels))
+        stack.enter_context(bench.pipelines())
+        bench.cold_starts(title, progress)
+        bench.warm_up(title, progress)
+        with _quiet_collector():
+            complete = bench.measure(title, progress)
+        store.add_to_session(number, attempt, "environment_after", read_environment())
+    return complete
+
+
+@contextlib.contextmanager
+def _quiet_collector() -> Iterator[None]:
+    """Keep what is alive out of garbage collections: with torch loaded, one takes a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@final
+class _Bench:
+    """A running testbed with the strategies on it."""
+
+    def __init__(self, equipment: Equipment, bed: Testbed, store: Store, turn: Turn) -> None:
+        self._equipment, self._bed, self._store, self._turn = equipment, bed, store, turn
+        self._plan, self._clock = equipment.plan, SystemClock()
+        self._systems: dict[str, PipelineSUT] = {}
+
+    @contextlib.contextmanager
+    def pipelines(self) -> Iterator[None]:
+        """The client's connections: one per strategy, to the device's node."""
+        device = self._equipment.topology.tiers[0].name
+        requests = self._equipment.inputs.requests
+        with contextlib.ExitStack() as stack:
+            for strategy in self._equipment.strategies.values():
+                encoding = self._artifact(strategy).manifest.input
+                pipeline = stack.enter_context(
+                    Pipeline(self._bed.control[device], strategy.id, encoding, timeout_s=_TIMEOUT_S)
+                )
+                self._systems[strategy.id] = PipelineSUT(strategy.id, pipeline, requests.__getitem__)
+            yield
+
+    def cold_starts(self, title: str, progress: Progress) -> None:
+        """Deploy everything; the first request after each loading is recorded, unless an earlier attempt has it."""
+        cold_starts = self._plan.cold_starts(self._turn.session)
+        known = self._store.keys(self._turn.session)
+        deployed: set[str] = set()
+        with progress.step(f"{title}: deploy, cold starts", len(cold_starts) or len(self._systems)) as advance:
+            for cold in cold_starts:
+                key = (cold.strategy, self._plan.scenario.TAG, self._turn.session, cold.number, 0, True)
+                if key not in known or cold.strategy not in deployed:
+                    load_s = self._deploy(self._equipment.strategies[cold.strategy], again=cold.strategy in deployed)
+                    deployed.add(cold.strategy)
+                    if key not in known:
+                        record = run_cold(
+                            self._systems[cold.strategy],
+                            self._plan.scenario,
+                            cold.number,
+                            cold.sample,
+                            load_s,
+                            self._clock,
+                            self._turn,
+                        )
+                        self._store.append([record])
+                advance(1)
+            for strategy in self._equipment.strategies.values():
+                if strategy.id not in deployed:
+                    self._deploy(strategy, again=False)
+                    advance(1)
+
+    def warm_up(self, title: str, progress: Progress) -> None:
+        """Send requests until latencies stand still; nothing of it becomes a record."""
+        profile = self._plan.profile
+        with progress.step(f"{title}: warm up", len(self._systems)) as advance:
+            warmups = warm_up(
+                self._systems,
+                samples=self._plan.samples,
+                window=profile.warmup_window,
+                windows=profile.warmup_windows,
+                seed=self._plan.seed,
+                session=self._turn.session,
+                clock=self._clock,
+                advance=advance,
+            )
+        self._store.add_to_session(self._turn.session, self._turn.attempt, "warmups", warmups)
+
+    def measure(self, title: str, progress: Progress) -> bool:
+        """Run the blocks that are not in the store yet; False where a node died."""
+        session = self._turn.session
+        known = self._store.keys(session)
+        with progress.step(f"{title}: measure", self._plan.least_requests()) as advance:
+            for block in self._plan.blocks(session, functools.partial(self._store.measured_s, session)):
+                keys = self._plan.block_keys(session, block)
+                # Blocks are written whole, so one key stands for all.
+                if not keys <= known:
+                    records = run_block(block, self._systems, self._plan.scenario, self._clock, self._turn)
+                    self._store.append(records)
+                    if any(record.error for record in records) and not self._bed.alive():
+                        return False
+                advance(len(keys))
+        return True
+
+    def _artifact(self, strategy: Strategy) -> Artifact:
+        return self._equipment.artifacts[strategy.variant]
+
+    def _deploy(self, strategy: Strategy, *, again: bool) -> float:
+        """Load a strategy onto its nodes; the sum of their session creation times."""
+        placement = self._placement(strategy)
+        if again:
+            undeploy(strategy.id, placement)
+        deploy(self._artifact(strategy), strategy.id, placement)
+        return sum(_load_s(placed.control, strategy.id) for placed in placement)
+
+    def _placement(self, strategy: Strategy) -> Sequence[Placed]:
+        shares = []
+        done = 0
+        for position, tier in enumerate(strategy.path):
+            runs = strategy.segments.count(tier)
+            last = position == len(strategy.path) - 1
+            forward = None if last else self._bed.forward(tier, strategy.path[position + 1])
+            shares.append(
+                Placed(control=self._bed.control[tier], share=Share(segments=(done, done + runs), forward=forward))
+            )
+            done += runs
+        return shares
+
+
+def _load_s(address: str, model: str) -> float:
+    with InferenceClient(address) as client:
+        text = client.model_metadata(model).properties.get("tierwise.load_s", "0")
+    try:
+        return float(text)
+    except ValueError as error:
+        raise RemoteError("a node must say how long loading took", got=repr(text), where=address) from error

@@ -1,0 +1,66 @@
+"""What the store keeps beside the records, as frozen structs."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import msgspec
+
+from tierwise.artifact import Manifest
+from tierwise.measure import Environment
+
+__all__ = ["StoredSession", "StoredTask", "StoredVariant"]
+
+
+@final
+class StoredVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant as it was built and examined.
+
+    Attributes:
+        key: Name inside the study.
+        manifest: Its manifest, accuracy included.
+        digest: SHA-256 of that manifest.
+        directory: Where the artifact lies, relative to the study.
+        artifact_bytes: Bytes of all its files.
+        local_predictions: Class of every loaded input when the artifact is run here, without nodes and links; None
+            where the first output is no scores.
+    """
+
+    key: str
+    manifest: Manifest
+    digest: str
+    directory: str
+    artifact_bytes: int
+    local_predictions: tuple[int | None, ...]
+
+
+@final
+class StoredTask(msgspec.Struct, frozen=True, kw_only=True):
+    """The task a study was prepared with.
+
+    Attributes:
+        name: Its name.
+        fingerprint: Hash of all that decides its data and weights.
+        metric: ``accuracy`` or ``f1``.
+        test_items: Items of the test split.
+        load_items: Inputs that requests are made of.
+    """
+
+    name: str
+    fingerprint: str
+    metric: str
+    test_items: int
+    load_items: int
+
+
+@final
+class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session when it was opened.
+
+    Attributes:
+        environment: The machine.
+        calibration: What the testbed measured of itself (`tierwise.testbed.Calibration` as plain data).
+    """
+
+    environment: Environment
+    calibration: dict[str, Any]
