@@ -95,7 +95,12 @@ class PipelineSUT:
         items: Gives the items of sample number n.
     """
 
-    def __init__(self, name: str, pipeline: Pipeline, items: Callable[[int], Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        pipeline: Pipeline,
+        items: Callable[[int], Sequence[Any] | Mapping[str, npt.NDArray[Any]]],
+    ) -> None:
         self.name, self._pipeline, self._items = name, pipeline, items
 
     def issue(self, sample: int) -> Reply:
