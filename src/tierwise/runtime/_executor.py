@@ -65,9 +65,12 @@ class Executor:
             raise InputError(f"segments must be a range within the artifact's {count}", got=f"[{first}, {last})")
         self.threads = default_threads() if threads is None else threads
         self.inputs, self.outputs = tensors_at(artifact, first), tensors_at(artifact, last)
+        import onnxruntime as ort
+
         started_s = time.perf_counter()
         self._steps = [
-            (segment, _session(artifact, segment, self.threads)) for segment in artifact.manifest.segments[first:last]
+            (segment, _session(ort, artifact, segment, self.threads))
+            for segment in artifact.manifest.segments[first:last]
         ]
         self.load_s = time.perf_counter() - started_s
         self.first_run_s: float | None = None
@@ -96,9 +99,7 @@ class Executor:
         return {spec.name: known[spec.name] for spec in self.outputs}
 
 
-def _session(artifact: Artifact, segment: Segment, threads: int) -> Any:
-    import onnxruntime as ort
-
+def _session(ort: Any, artifact: Artifact, segment: Segment, threads: int) -> Any:
     check_external_files(artifact, segment.file)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import threading
@@ -13,8 +12,8 @@ from typing import Final, final
 
 import grpc
 
-from tierwise._errors import ArtifactError, InputError
-from tierwise.artifact import MANIFEST, Artifact, open_artifact, receive_files
+from tierwise._errors import InputError
+from tierwise.artifact import Artifact, open_artifact, receive_files
 from tierwise.runtime._probe import PROBE, Probe
 from tierwise.runtime._refusal import RefusalError
 from tierwise.runtime._served import Served
@@ -40,7 +39,7 @@ class Entry:
 class Repository:
     """Models by name. Asking is safe while others load: a name changes from the old model to the new one at once.
 
-    Artifacts lie in ``directory/NAME/DIGEST``.
+    Artifacts lie in ``directory/NAME/NUMBER``; the highest number is what was received last.
 
     Args:
         directory: Where received artifacts are kept.
@@ -97,16 +96,16 @@ class Repository:
             )
         with self._changing:
             folder = self._directory / name
-            artifact, new = self._receive(folder, files) if files else (self._received(name, folder), False)
+            artifact = _receive(folder, files) if files else _received(name, folder)
             try:
                 self._models[name] = self._serve(name, artifact, share)
             except BaseException:
-                if new:
-                    shutil.rmtree(artifact.directory, ignore_errors=True)
+                if files:
+                    _forget(folder, artifact.directory)
                 raise
-            for old in folder.iterdir():
+            for old in _versions(folder):
                 if old != artifact.directory:
-                    shutil.rmtree(old, ignore_errors=True)
+                    _forget(folder, old)
 
     def unload(self, name: str) -> None:
         """Stop serving ``name``; requests under way are answered.
@@ -123,28 +122,34 @@ class Repository:
             if not self._keep:
                 shutil.rmtree(self._directory / name, ignore_errors=True)
 
-    @staticmethod
-    def _receive(folder: Path, files: Mapping[str, bytes]) -> tuple[Artifact, bool]:
-        """The artifact on disk, and whether it was not there before."""
-        target = folder / hashlib.sha256(files.get(MANIFEST, b"")).hexdigest()[:16]
-        try:
-            # The manifest holds every file's hash, so the same manifest is the same artifact; opening verifies it.
-            return open_artifact(target), False
-        except ArtifactError:
-            shutil.rmtree(target, ignore_errors=True)
-        try:
-            return receive_files(target, files), True
-        except BaseException:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-            raise
 
-    @staticmethod
-    def _received(name: str, folder: Path) -> Artifact:
-        found = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
-        if not found:
-            raise _not_found("a model must come with its files the first time it is loaded", name)
-        return open_artifact(found[-1])
+def _versions(folder: Path) -> list[Path]:
+    """What was received under one name, the oldest first (what a killed node left half written is not among it)."""
+    return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def _receive(folder: Path, files: Mapping[str, bytes]) -> Artifact:
+    """The files on disk, verified, beside what was received before."""
+    versions = _versions(folder)
+    target = folder / f"{int(versions[-1].name) + 1 if versions else 0:09d}"
+    try:
+        return receive_files(target, files)
+    except BaseException:
+        _forget(folder, target)
+        raise
+
+
+def _received(name: str, folder: Path) -> Artifact:
+    versions = _versions(folder)
+    if not versions:
+        raise _not_found("a model must come with its files the first time it is loaded", name)
+    return open_artifact(versions[-1])
+
+
+def _forget(folder: Path, version: Path) -> None:
+    shutil.rmtree(version, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _not_found(must: str, got: str) -> RefusalError:

@@ -42,6 +42,8 @@ def serve(spec: NodeSpec) -> None:
         UnavailableError: An address cannot be listened on.
     """
     stopped = threading.Event()
+    import onnxruntime  # noqa: F401 - now rather than inside the first model's cold start
+
     # Told to stop before it serves, a node stops as soon as it does.
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
