@@ -40,4 +40,7 @@ def command() -> None:
     width = max(map(len, task_names()))
     for name in task_names():
         click.echo(f"{name:<{width}}  {_ABOUT.get(name, '')}")
-    click.echo("\nData are downloaded once and checked, or read from the folder that TIERWISE_DATA names.")
+    click.echo(
+        "\nData are read from the folder that TIERWISE_DATA names, or downloaded once and checked where a public source"
+    )
+    click.echo("offers the same files (fashion-mnist, sst2).")
