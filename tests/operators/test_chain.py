@@ -6,7 +6,9 @@ import pytest
 
 from tierwise._config import Spec
 from tierwise._errors import ChainError, InputError, SpecError
-from tierwise.operators import Identity, Partition, Stage, StaticPTQ, chain_text, check_chain, parse_chain
+from tierwise.capture import load_onnx
+from tierwise.measure import Silent
+from tierwise.operators import Identity, Partition, Stage, StaticPTQ, Work, chain_text, check_chain, parse_chain
 
 
 class Drill(Spec, frozen=True, kw_only=True, tag="drill", tag_field="op"):
@@ -76,3 +78,11 @@ def test_wrong_names_and_options_are_refused():
 
 def test_identity_has_no_options():
     assert parse_chain("identity") == (Identity(),)
+
+
+def test_work_without_source_says_so(onnx_task):
+    work = Work(task=onnx_task, model=load_onnx(onnx_task.onnx), module=None)
+    with pytest.raises(
+        InputError, match=r"'brought': the operator 'drill' needs the torch model.*Bring the task by module"
+    ):
+        work.torch_module("drill", Silent())

@@ -66,6 +66,11 @@ def test_cuts_at_the_rim_are_ranked_but_never_chosen():
     assert reasons[3].endswith("excluded: 0.0 % of the arithmetic before the cut is less than 5 %")
 
 
+def test_among_equals_the_tensor_behind_the_activation():
+    pair = (Place("block/Add", 100, 5, 5), Place("block/Relu", 100, 5, 5))
+    assert best_cut(pair, lower_s_per_mac=1e-9, upper_s_per_mac=1e-9, **REST).index == 1
+
+
 def test_no_cut_with_a_share_on_both_sides():
     with pytest.raises(InputError, match=r"must leave 5 % .* but got 2 cuts, the fastest: 0\.0 % .* Lower min_share"):
         best_cut((PLACES[0], PLACES[4]), lower_s_per_mac=1e-9, upper_s_per_mac=1e-9, **REST)

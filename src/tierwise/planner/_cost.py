@@ -198,8 +198,9 @@ def best_cut(
             links_below=links_below,
         )
         ranking.append(Ranked(index, candidate.label, cost, _excluded(candidate, min_share_frac)))
-    # Among equals the smaller transfer, then the earlier one.
-    ranking.sort(key=lambda entry: (bool(entry.excluded), entry.cost.total_s, entry.cost.up_bytes, entry.index))
+    # Among equals the smaller transfer, then the later: behind an activation or a normalisation the tensor has a
+    # narrower range than before it, and loses less where it is rounded to cross.
+    ranking.sort(key=lambda entry: (bool(entry.excluded), entry.cost.total_s, entry.cost.up_bytes, -entry.index))
     if not ranking or ranking[0].excluded:
         raise InputError(
             f"one cut at least must leave {100 * min_share_frac:g} % of the arithmetic on each side",
