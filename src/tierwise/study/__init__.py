@@ -1,4 +1,4 @@
-"""Campaigns, the resumable runner and the store. Reading a study needs no torch; running one imports it then."""
+"""Campaigns, the resumable runner and the store. Reading one needs no torch; running one brings it when it builds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run_study(
         UnavailableError: Data, a library, or the means to emulate the topology are missing.
     """
     with locked(directory):
-        # Here and not above: this brings torch, which reading a study does without.
+        # Here and not above: reading a study needs neither nodes nor tasks.
         from tierwise.study._run import run_locked
 
         run_locked(campaign, directory, progress or Silent(), cache or directory / "cache")

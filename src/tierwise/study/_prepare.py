@@ -1,104 +1,31 @@
-"""Building what will be measured: the trained model, its variants, their accuracy, and the inputs of the load."""
+"""Building what will be measured: the trained model, its variants and their accuracy. Brings torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
-from tierwise._errors import InputError
-from tierwise._seeds import stream
-from tierwise.artifact import (
-    PAYLOAD_INPUT,
-    Accuracy,
-    Artifact,
-    TensorInput,
-    record_accuracy,
-    to_payload,
-)
+from tierwise.artifact import Accuracy, Artifact, record_accuracy
 from tierwise.capture import Cut
 from tierwise.measure import Progress, class_of
 from tierwise.operators import ChooseCut, OperatorSpec, Partition, build, parse_chain
 from tierwise.planner import best_cut
 from tierwise.runtime import Executor
 from tierwise.study._compute import Speeds, measure_speeds, predict
+from tierwise.study._inputs import Inputs
 from tierwise.study._plan import Asked
 from tierwise.study._results import Strategy
-from tierwise.study._stored import StoredVariant
+from tierwise.study._stored import Prepared, StoredVariant
 from tierwise.tasks import Task, score
 from tierwise.topology import Topology
 
-__all__ = ["Inputs", "Prepared", "choose_inputs", "prepare"]
+__all__ = ["prepare"]
 
 _BATCH = 64
-
-
-@final
-@dataclass(frozen=True)
-class Inputs:
-    """The inputs that requests are made of, from the validation split, in memory before anything is timed.
-
-    Attributes:
-        requests: For each input the tensors a client sends.
-        tensors: For each input the tensors the model gets.
-        labels: Class of each.
-    """
-
-    requests: tuple[Mapping[str, npt.NDArray[Any]], ...]
-    tensors: tuple[Mapping[str, npt.NDArray[Any]], ...]
-    labels: tuple[int, ...]
-
-    @property
-    def mean_bytes(self) -> int:
-        """Mean size of a request's content as the device holds it."""
-        return round(
-            sum(_nbytes(tensor) for request in self.requests for tensor in request.values()) / len(self.labels)
-        )
-
-
-def choose_inputs(task: Task, count: int, seed: int) -> Inputs:
-    """``count`` inputs drawn from the validation split without replacement (all, where there are fewer).
-
-    Raises:
-        InputError: The split is empty, or an item does not fit the encoding.
-    """
-    split = task.splits["validation"]
-    if not len(split):
-        raise InputError("the validation split must hold items to make requests of", got="none", where=task.name)
-    chosen = split.take(stream(seed, "inputs").permutation(len(split))[:count])
-    requests: list[Mapping[str, npt.NDArray[Any]]] = []
-    for item in chosen.items:
-        if isinstance(task.encoding, TensorInput):
-            requests.append(task.tensors([item]))
-        else:
-            requests.append({PAYLOAD_INPUT: to_payload(task.encoding, [item])})
-    return Inputs(
-        requests=tuple(requests),
-        tensors=tuple(task.tensors([item]) for item in chosen.items),
-        labels=tuple(int(label) for label in chosen.labels),
-    )
-
-
-def _nbytes(tensor: npt.NDArray[Any]) -> int:
-    return sum(len(element) for element in tensor.ravel()) if tensor.dtype == object else tensor.nbytes
-
-
-@final
-@dataclass(frozen=True)
-class Prepared:
-    """Everything a session needs, and everything the store keeps of it.
-
-    Attributes:
-        strategies: In the order of the campaign.
-        variants: By key.
-    """
-
-    strategies: tuple[Strategy, ...]
-    variants: Mapping[str, StoredVariant]
 
 
 def prepare(

@@ -16,12 +16,12 @@ from tierwise.artifact import Artifact, open_artifact
 from tierwise.measure import Progress, usable_cpus
 from tierwise.study._campaign import Campaign
 from tierwise.study._differ import first_difference
+from tierwise.study._inputs import Inputs, choose_inputs
 from tierwise.study._plan import Asked, Plan, asked_strategies
-from tierwise.study._prepare import Inputs, Prepared, choose_inputs, prepare
 from tierwise.study._results import Strategy
 from tierwise.study._session import Equipment, run_session
 from tierwise.study._store import Store
-from tierwise.study._stored import StoredTask, StoredVariant
+from tierwise.study._stored import Prepared, StoredTask, StoredVariant
 from tierwise.study._toml import toml_text
 from tierwise.tasks import Task, load_task
 from tierwise.topology import Scaling, Topology, scale
@@ -126,6 +126,9 @@ def _prepared(
     """What the store has, or what is built now and then stored in one step."""
     known = store.fact("task", StoredTask)
     if known is None:
+        # Here and not above: this brings torch, which a study that is taken up again does without.
+        from tierwise.study._prepare import prepare
+
         prepared = prepare(task, asked, fitted, inputs, directory, progress, threads)
         with store.transaction():
             store.put_all("variants", prepared.variants)

@@ -8,7 +8,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from tierwise._errors import RemoteError
 from tierwise.artifact import Artifact
 from tierwise.measure import Progress, Turn, read_environment, run_block, run_cold, warm_up
 from tierwise.runtime import Pipeline, PipelineSUT, Placed, Share, deploy, undeploy
+from tierwise.study._inputs import Inputs
 from tierwise.study._plan import Plan
 from tierwise.study._results import Strategy
 from tierwise.study._store import Store
@@ -24,9 +25,6 @@ from tierwise.study._stored import StoredSession
 from tierwise.testbed import Testbed, open_testbed
 from tierwise.topology import Topology
 from tierwise.wire import InferenceClient
-
-if TYPE_CHECKING:
-    from tierwise.study._prepare import Inputs
 
 __all__ = ["Equipment", "run_session"]
 
@@ -84,6 +82,7 @@ def run_session(equipment: Equipment, store: Store, number: int, progress: Progr
                     link_means=equipment.link_means,
                     limiter=equipment.limiter,
                     machine_cpus=equipment.machine_cpus,
+                    report=progress.say,
                 )
             )
         stored = StoredSession(environment=read_environment(), calibration=msgspec.to_builtins(bed.calibration))

@@ -1,15 +1,18 @@
-"""What the store keeps beside the records, as frozen structs."""
+"""What the store keeps beside the records."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, final
 
 import msgspec
 
 from tierwise.artifact import Manifest
 from tierwise.measure import Environment
+from tierwise.study._results import Strategy
 
-__all__ = ["StoredSession", "StoredTask", "StoredVariant"]
+__all__ = ["Prepared", "StoredSession", "StoredTask", "StoredVariant"]
 
 
 @final
@@ -64,3 +67,17 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
 
     environment: Environment
     calibration: dict[str, Any]
+
+
+@final
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that was built, as the store keeps it.
+
+    Attributes:
+        strategies: In the order of the campaign.
+        variants: By key.
+    """
+
+    strategies: tuple[Strategy, ...]
+    variants: Mapping[str, StoredVariant]
