@@ -8,7 +8,7 @@ from tierwise.wire import Exchange, Parameter, infer_response, write_parameters
 
 def exchange(parameters: dict[str, Parameter]) -> Exchange:
     response = infer_response("m", "", {"y": np.zeros(1, np.float32)})
-    write_parameters(response.parameters, parameters)
+    write_parameters(response.message.parameters, parameters)
     return Exchange(response, 100, 50, encode_ns=5, sent_ns=1000, answered_ns=2000, decode_ns=7)
 
 

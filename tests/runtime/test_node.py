@@ -21,7 +21,7 @@ from PIL import Image
 from tierwise._errors import RemoteError
 from tierwise.artifact import PAYLOAD_INPUT, Artifact, read_files
 from tierwise.runtime import PROBE
-from tierwise.wire import METHODS, InferenceClient, infer_request, protocol, status_of
+from tierwise.wire import METHODS, Framed, InferenceClient, infer_request, protocol, status_of
 
 Inputs = dict[str, Any]
 Start = Callable[..., Any]
@@ -97,11 +97,11 @@ def test_typed_contents_are_answered_too(start_node: Start, chain: Artifact, inp
     with InferenceClient(start_node().unix) as client:
         client.load("chain", None, read_files(chain))
         raw = client.infer("chain", inputs).outputs["y"]
-        request = protocol.ModelInferRequest(model_name="chain")
+        request = Framed(protocol.ModelInferRequest(model_name="chain"), ())
         for name, array in inputs.items():
-            tensor = request.inputs.add(name=name, datatype="FP32", shape=array.shape)
+            tensor = request.message.inputs.add(name=name, datatype="FP32", shape=array.shape)
             tensor.contents.fp32_contents.extend(array.ravel().tolist())
-        typed = client.exchange(request).response.raw_output_contents[0]
+        typed = client.exchange(request).response.contents[0]
     assert typed == raw.tobytes()
 
 
@@ -152,11 +152,11 @@ def test_what_is_wrong_is_said(table: Any, case: str) -> None:
 def test_what_is_wrong_on_the_wire_is_said(table: Any) -> None:
     node, client = table
     request = infer_request("chain", {"x": ROWS, "bias": BIAS})
-    request.raw_input_contents[0] = b"123"
+    request.contents = (b"123", request.contents[1])
     with pytest.raises(RemoteError, match=r"INVALID_ARGUMENT: .*x: FP32 \[1, 4\] must come as 16 bytes, but got 3"):
         client.exchange(request)
     request = infer_request("chain", {"x": ROWS, "bias": BIAS})
-    request.model_version = "2"
+    request.message.model_version = "2"
     with pytest.raises(RemoteError, match=r"NOT_FOUND: .*version of model 'chain' must be '1', but got '2'"):
         client.exchange(request)
     with grpc.insecure_channel(node.tcp) as channel:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tierwise._errors import RemoteError
-from tierwise.wire import METHODS, InferenceClient, infer_response, protocol, status_of
+from tierwise.wire import METHODS, InferenceClient, infer_response, status_of
 
 INPUTS = {"x": np.zeros((1, 2), dtype=np.float32)}
 
@@ -41,9 +41,9 @@ def test_sizes_are_those_of_the_messages() -> None:
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         seen.append(len(request))
         response = infer_response("m", "", {"y": np.arange(3, dtype=np.int64)})
-        response.parameters["p"].double_param = 0.5
-        seen.append(response.ByteSize())
-        return response.SerializeToString()
+        response.message.parameters["p"].double_param = 0.5
+        seen.append(len(response.encode()))
+        return response.encode()
 
     with serving(ModelInfer=answer) as address, InferenceClient(address) as client:
         inference = client.infer("m", INPUTS)
@@ -90,8 +90,8 @@ def test_too_slow_an_answer() -> None:
 def test_an_answer_with_broken_tensors_is_the_servers_fault() -> None:
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         response = infer_response("m", "", {"y": np.arange(3, dtype=np.int64)})
-        response.raw_output_contents[0] = b"short"
-        return protocol.ModelInferResponse.SerializeToString(response)
+        response.contents = (b"short",)
+        return response.encode()
 
     broken = pytest.raises(RemoteError, match=r"127\.0\.0\.1:\d+: the answer of model 'm'.*24 bytes")
     with serving(ModelInfer=answer) as address, InferenceClient(address) as client, broken:

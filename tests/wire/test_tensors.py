@@ -16,7 +16,6 @@ from tierwise.wire import (
     infer_request,
     protocol,
     read_parameters,
-    read_request,
     to_message,
     write_parameters,
 )
@@ -57,7 +56,7 @@ def test_the_bytes_on_the_wire_are_frozen() -> None:
     text = np.array([[b"ab", "ü"]], dtype=object)
     assert to_message("t", text).raw == b"\2\0\0\0ab\2\0\0\0\xc3\xbc"
     request = infer_request("m", {"x": np.array([1.5], dtype=np.float32)}, ["y"])
-    assert request.SerializeToString().hex() == "0a016d2a0c0a01781204465033321a010132030a01793a040000c03f"
+    assert request.encode().hex() == "0a016d2a0c0a01781204465033321a010132030a01793a040000c03f"
 
 
 def test_other_byte_orders_and_strides_are_sent_as_the_protocol_wants() -> None:
@@ -127,24 +126,24 @@ def test_wrong_arrays_are_named() -> None:
 def test_wrong_requests_are_named() -> None:
     array = np.zeros(1, dtype=np.float32)
     request = infer_request("m", {"a": array, "b": array})
-    del request.raw_input_contents[1]
+    request.contents = request.contents[:1]
     with pytest.raises(InputError, match="for all 2 tensors or none, but got 1"):
-        read_request(request)
+        request.tensors()
     request = infer_request("m", {"a": array, "b": array})
-    request.inputs[1].name = "a"
+    request.message.inputs[1].name = "a"
     with pytest.raises(InputError, match="a: a tensor must be given once"):
-        read_request(request)
+        request.tensors()
     request = infer_request("m", {"a": array})
-    del request.raw_input_contents[:]
-    request.inputs[0].parameters["shared_memory_region"].string_param = "r"
+    request.contents = ()
+    request.message.inputs[0].parameters["shared_memory_region"].string_param = "r"
     with pytest.raises(InputError, match="shared memory is not offered"):
-        read_request(request)
+        request.tensors()
 
 
 def test_parameters_keep_their_types() -> None:
     given = {"b": True, "i": -(2**40), "f": 0.25, "s": "text"}
     request = infer_request("m", {})
-    write_parameters(request.parameters, given)
-    request.parameters["empty"].SetInParent()
-    assert read_parameters(request.parameters) == given
-    assert isinstance(read_parameters(request.parameters)["b"], bool)
+    write_parameters(request.message.parameters, given)
+    request.message.parameters["empty"].SetInParent()
+    assert read_parameters(request.message.parameters) == given
+    assert isinstance(read_parameters(request.message.parameters)["b"], bool)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
-from tierwise._errors import ArtifactError
+from tierwise._errors import ArtifactError, InputError
 from tierwise.artifact import Artifact
+from tierwise.wire import message_fields
 
 __all__ = ["check_external_files"]
 
@@ -44,7 +45,7 @@ def check_external_files(artifact: Artifact, file: str) -> None:
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             locations = set(_locations(content, 0, len(content), "model", 0))
-        except (IndexError, ValueError) as error:
+        except (InputError, ValueError) as error:
             raise ArtifactError(f"a segment must be an ONNX model ({error})", where=path) from error
     for location in sorted(locations):
         inside = str(PurePosixPath(file).parent / location)
@@ -58,47 +59,13 @@ def _locations(content: mmap.mmap, start: int, end: int, kind: str, depth: int) 
     if depth > _DEEPEST:
         raise ValueError(f"messages may be nested {_DEEPEST} deep")
     children = _CHILDREN[kind]
-    for number, first, last in _fields(content, start, end):
-        child = children.get(number)
+    for field in message_fields(content, start, end):
+        child = children.get(field.number) if field.delimited else None
         if child == "entry":
-            parts = {key: content[a:b] for key, a, b in _fields(content, first, last)}
+            parts = {
+                part.number: content[part.first : part.end] for part in message_fields(content, field.first, field.end)
+            }
             if parts.get(_KEY) == b"location":
                 yield parts.get(_VALUE, b"").decode()
         elif child is not None:
-            yield from _locations(content, first, last, child, depth + 1)
-
-
-def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, first byte, end) of every length-delimited field."""
-    at = start
-    while at < end:
-        tag, at = _varint(content, at, end)
-        match tag & 7:
-            case 0:
-                _, at = _varint(content, at, end)
-            case 1:
-                at += 8
-            case 2:
-                size, at = _varint(content, at, end)
-                if at + size > end:
-                    raise ValueError("a field ends beyond its message")
-                yield tag >> 3, at, at + size
-                at += size
-            case 5:
-                at += 4
-            case other:
-                raise ValueError(f"unknown wire type {other}")
-    if at != end:
-        raise ValueError("a field ends beyond its message")
-
-
-def _varint(content: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ValueError("a number is cut off")
+            yield from _locations(content, field.first, field.end, child, depth + 1)

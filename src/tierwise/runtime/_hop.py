@@ -84,7 +84,7 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline) -
     Returns:
         The account of the answering node (without the bytes of this hop).
     """
-    told = read_parameters(exchange.response.parameters)
+    told = read_parameters(exchange.response.message.parameters)
     timeline.add(tier, "encode", exchange.encode_ns)
     outside_ns = exchange.answered_ns - exchange.sent_ns
     try:

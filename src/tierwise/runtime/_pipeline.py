@@ -14,7 +14,7 @@ from tierwise.artifact import PAYLOAD_INPUT, InputEncoding, to_payload
 from tierwise.measure import Reply, StageTime
 from tierwise.runtime._hop import count_hop
 from tierwise.runtime._visit import Timeline
-from tierwise.wire import InferenceClient, infer_request, read_response
+from tierwise.wire import InferenceClient, infer_request
 
 __all__ = ["CLIENT", "Pipeline", "PipelineSUT"]
 
@@ -72,7 +72,7 @@ class Pipeline:
         account = count_hop(exchange, CLIENT, self.address, timeline)
         started_ns = time.monotonic_ns()
         try:
-            outputs = read_response(exchange.response)
+            outputs = exchange.response.tensors()
         except InputError as error:
             raise RemoteError(f"the answer must hold valid tensors ({error})", where=self.address) from error
         timeline.add(CLIENT, "decode", time.monotonic_ns() - started_ns)

@@ -18,7 +18,7 @@ from tierwise.artifact import TensorSpec
 from tierwise.runtime._hop import Account
 from tierwise.runtime._served import metadata_message
 from tierwise.runtime._visit import Visit
-from tierwise.wire import infer_response, protocol, read_request
+from tierwise.wire import Framed, infer_response, protocol
 
 __all__ = ["PROBE", "Probe"]
 
@@ -56,14 +56,14 @@ class Probe:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
 
-    def answer(self, request: protocol.ModelInferRequest, visit: Visit) -> tuple[protocol.ModelInferResponse, Account]:
+    def answer(self, request: Framed, visit: Visit) -> tuple[Framed, Account]:
         """See `Served.answer`.
 
         Raises:
             InputError: An input is not as the metadata says or beyond the bounds.
         """
         with visit.computing("decode"):
-            tensors = read_request(request)
+            tensors = request.tensors()
             units = _count(tensors, "work", _MOST_UNITS)
             size = _count(tensors, "bytes", self._most_bytes)
         with visit.turn():
@@ -79,7 +79,7 @@ class Probe:
         if size:
             outputs["blob"] = np.zeros(size, dtype=np.uint8)
         with visit.computing("encode"):
-            return infer_response(self.name, request.id, outputs), Account(path=(visit.tier,))
+            return infer_response(self.name, request.message.id, outputs), Account(path=(visit.tier,))
 
     def metadata(self, tier: str) -> protocol.ModelMetadataResponse:
         """See `Served.metadata`."""

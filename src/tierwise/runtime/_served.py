@@ -14,7 +14,7 @@ from tierwise.runtime._hop import Account, count_hop
 from tierwise.runtime._refusal import RefusalError
 from tierwise.runtime._spec import Share
 from tierwise.runtime._visit import Visit
-from tierwise.wire import Exchange, InferenceClient, infer_request, infer_response, protocol, read_request, status_of
+from tierwise.wire import Exchange, Framed, InferenceClient, infer_request, infer_response, protocol, status_of
 
 __all__ = ["Served", "metadata_message"]
 
@@ -67,7 +67,7 @@ class Served:
         self._stage = _stage(self._first, self._last, count)
         self._output_names = [spec.name for spec in artifact.manifest.outputs]
 
-    def answer(self, request: protocol.ModelInferRequest, visit: Visit) -> tuple[protocol.ModelInferResponse, Account]:
+    def answer(self, request: Framed, visit: Visit) -> tuple[Framed, Account]:
         """Answer a request with this node's share and those above it.
 
         Raises:
@@ -75,28 +75,27 @@ class Served:
             RefusalError: The next node failed.
             TierwiseError: A segment failed.
         """
-        wanted = [output.name for output in request.outputs] or self._output_names
+        asked = request.message
+        wanted = [output.name for output in asked.outputs] or self._output_names
         unknown = [name for name in wanted if name not in self._output_names]
         if unknown:
             raise InputError(f"outputs must be among {self._output_names}", got=repr(unknown[0]))
-        executor, forward, request_id = self._executor, self._forward, request.id
+        executor, forward, request_id = self._executor, self._forward, asked.id
         if executor is not None:
             outputs = self._compute(executor, request, visit)
             with visit.computing("encode"):
                 if forward is None:
                     response = infer_response(self.name, request_id, {name: outputs[name] for name in wanted})
                     return response, Account(path=(visit.tier,))
-                request = infer_request(self._forward_model, outputs, [output.name for output in request.outputs])
+                request = infer_request(self._forward_model, outputs, [output.name for output in asked.outputs])
         assert forward is not None, "the constructor refuses a share with neither segments nor a way on"
         # What a share without segments received goes on as it is: its tensors stay the bytes they are.
-        request.model_name, request.model_version = self._forward_model, ""
+        request.message.model_name, request.message.model_version = self._forward_model, ""
         return self._pass_on(forward, request, request_id, visit)
 
-    def _compute(
-        self, executor: Executor, request: protocol.ModelInferRequest, visit: Visit
-    ) -> dict[str, npt.NDArray[Any]]:
+    def _compute(self, executor: Executor, request: Framed, visit: Visit) -> dict[str, npt.NDArray[Any]]:
         with visit.computing("decode"):
-            tensors = read_request(request)
+            tensors = request.tensors()
         with visit.turn():
             if self._preprocessor is not None:
                 with visit.computing("preprocess"):
@@ -105,8 +104,8 @@ class Served:
                 return executor.run(tensors)
 
     def _pass_on(
-        self, forward: InferenceClient, onward: protocol.ModelInferRequest, request_id: str, visit: Visit
-    ) -> tuple[protocol.ModelInferResponse, Account]:
+        self, forward: InferenceClient, onward: Framed, request_id: str, visit: Visit
+    ) -> tuple[Framed, Account]:
         try:
             exchange: Exchange = forward.exchange(onward, visit.left_s)
         except RemoteError as error:
@@ -116,10 +115,10 @@ class Served:
             # Its message names the address, and what the node above said names that tier.
             raise RefusalError(status, error) from error
         above = count_hop(exchange, visit.tier, forward.address, visit.timeline)
-        response = exchange.response
-        response.parameters.clear()
-        response.model_name, response.model_version, response.id = self.name, "1", request_id
-        return response, Account(
+        answer = exchange.response.message
+        answer.parameters.clear()
+        answer.model_name, answer.model_version, answer.id = self.name, "1", request_id
+        return exchange.response, Account(
             path=(visit.tier, *above.path),
             bytes_up=exchange.sent_bytes + above.bytes_up,
             bytes_down=exchange.received_bytes + above.bytes_down,

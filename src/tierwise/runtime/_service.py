@@ -22,7 +22,7 @@ from tierwise.runtime._repository import Repository
 from tierwise.runtime._spec import NodeSpec, Share
 from tierwise.runtime._turnstile import Turnstile
 from tierwise.runtime._visit import Visit
-from tierwise.wire import METHODS, protocol, write_parameters
+from tierwise.wire import METHODS, decode_request, protocol, write_parameters
 
 __all__ = ["EXTENSIONS", "Service"]
 
@@ -105,19 +105,17 @@ class Service:
         with self._statuses(context), self._place(len(raw)):
             visit = Visit(self._spec.tier, self._turnstile, self._spec.pace_frac, self._clock, context.time_remaining())
             with visit.computing("decode"):
-                request = protocol.ModelInferRequest.FromString(raw)
-            model = self._repository.model(request.model_name, request.model_version)
+                request = decode_request(raw)
+            model = self._repository.model(request.message.model_name, request.message.model_version)
             response, account = model.answer(request, visit)
-            with visit.computing("encode"):
-                tensors = response.SerializeToString()
-            # The account holds the time that encoding took, so it is encoded after; messages may be joined as bytes.
-            parameters = protocol.ModelInferResponse()
+            # The account cannot hold the time of its own encoding, nor of joining it to the contents (a copy of them);
+            # both count as the way back.
+            account_message = protocol.ModelInferResponse()
             answered_ns = self._clock.now_ns()
             write_parameters(
-                parameters.parameters, to_parameters(account, visit.timeline.entries(), received_ns, answered_ns)
+                account_message.parameters, to_parameters(account, visit.timeline.entries(), received_ns, answered_ns)
             )
-            joined: bytes = tensors + parameters.SerializeToString()
-            return joined
+            return response.encode(account_message.SerializeToString())
         raise AssertionError("abort raises")
 
     @contextmanager

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import TensorSpec
-from tierwise.wire._messages import METHODS, Parameter, infer_request, read_parameters, read_response
+from tierwise.wire._messages import METHODS, Framed, Parameter, decode_response, infer_request, read_parameters
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 
 __all__ = [
@@ -75,10 +75,10 @@ class Inference:
 @final
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its answer as messages, with times on this host's monotonic clock.
+    """One request's answer as a message, with times on this host's monotonic clock.
 
     Attributes:
-        response: The ``ModelInferResponse``.
+        response: The answer.
         sent_bytes: Size of the request's message.
         received_bytes: Size of the answer's message.
         encode_ns: Time to turn the request into bytes.
@@ -87,7 +87,7 @@ class Exchange:
         decode_ns: Time to turn the answer's bytes into a message.
     """
 
-    response: protocol.ModelInferResponse
+    response: Framed
     sent_bytes: int
     received_bytes: int
     encode_ns: int
@@ -265,24 +265,28 @@ class InferenceClient:
         """
         exchange = self.exchange(infer_request(model, inputs, outputs), timeout_s)
         try:
-            tensors = read_response(exchange.response)
+            tensors = exchange.response.tensors()
         except InputError as error:
-            raise RemoteError(
-                f"the answer of model {model!r} must hold valid tensors ({error})", where=self.address
-            ) from error
-        parameters = read_parameters(exchange.response.parameters)
+            raise self._broken(error, model) from error
+        parameters = read_parameters(exchange.response.message.parameters)
         return Inference(tensors, parameters, exchange.sent_bytes, exchange.received_bytes)
 
-    def exchange(self, request: protocol.ModelInferRequest, timeout_s: float | None = None) -> Exchange:
+    def exchange(self, request: Framed, timeout_s: float | None = None) -> Exchange:
         """Send a request as a message and give back the answer as a message, with times and sizes."""
         started_ns = time.monotonic_ns()
-        sent = request.SerializeToString()
+        sent = request.encode()
         sent_ns = time.monotonic_ns()
-        received = self._call("ModelInfer", sent, request.model_name, timeout_s)
+        received = self._call("ModelInfer", sent, request.message.model_name, timeout_s)
         answered_ns = time.monotonic_ns()
-        response = protocol.ModelInferResponse.FromString(received)
+        try:
+            response = decode_response(received)
+        except InputError as error:
+            raise self._broken(error, request.message.model_name) from error
         decode_ns = time.monotonic_ns() - answered_ns
         return Exchange(response, len(sent), len(received), sent_ns - started_ns, sent_ns, answered_ns, decode_ns)
+
+    def _broken(self, error: InputError, model: str) -> RemoteError:
+        return RemoteError(f"the answer of model {model!r} must hold valid tensors ({error})", where=self.address)
 
     def _ask(self, method: str, request: Any, model: str | None = None, timeout_s: float | None = None) -> Any:
         return METHODS[method][2].FromString(self._call(method, request.SerializeToString(), model, timeout_s))

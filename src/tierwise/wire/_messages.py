@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from tierwise._errors import InputError
+from tierwise.wire._frames import Buffer, join_contents, split_contents
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, from_message, from_typed, to_message
 
 __all__ = [
     "METHODS",
+    "Framed",
     "Parameter",
+    "decode_request",
+    "decode_response",
     "infer_request",
     "infer_response",
     "read_parameters",
-    "read_request",
-    "read_response",
     "write_parameters",
 ]
 
 Parameter = bool | int | float | str
+
+_REQUEST_CONTENTS = protocol.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_RESPONSE_CONTENTS = protocol.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 
 SERVICE = protocol.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -59,66 +66,103 @@ def read_parameters(source: Any) -> dict[str, Parameter]:
     }
 
 
-def infer_request(
-    model: str, tensors: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str] | None = None
-) -> protocol.ModelInferRequest:
-    """A request with raw contents.
+@final
+@dataclass
+class Framed:
+    """A request for inference or its answer, with the raw contents of its tensors beside it.
+
+    Attributes:
+        message: A ``ModelInferRequest`` or ``ModelInferResponse`` without raw contents.
+        contents: Raw contents of the message's tensors in their order; empty where the message holds typed ones.
+    """
+
+    message: Any
+    contents: tuple[Buffer, ...]
+
+    def encode(self, *more: bytes) -> bytes:
+        """The bytes that travel; ``more`` are further fields, encoded as a message of the same kind."""
+        number = _REQUEST_CONTENTS if self._is_request else _RESPONSE_CONTENTS
+        return join_contents(self.message.SerializeToString(), number, self.contents, *more)
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """The tensors by name, from raw or typed contents; they may share memory with the contents.
+
+        Raises:
+            InputError: A name comes twice, contents are missing or do not fit datatype and shape.
+        """
+        return _read(self.message.inputs if self._is_request else self.message.outputs, self.contents)
+
+    @property
+    def _is_request(self) -> bool:
+        return isinstance(self.message, protocol.ModelInferRequest)
+
+
+def infer_request(model: str, tensors: Mapping[str, npt.NDArray[Any]], outputs: Iterable[str] | None = None) -> Framed:
+    """A request with raw contents, which share the arrays' memory.
 
     Raises:
         InputError: A tensor has no counterpart in the protocol.
     """
     message = protocol.ModelInferRequest(model_name=model)
-    _fill(message.inputs, message.raw_input_contents, tensors)
     for name in outputs or ():
         message.outputs.add(name=name)
-    return message
+    return Framed(message, _fill(message.inputs, tensors))
 
 
-def infer_response(model: str, request_id: str, tensors: Mapping[str, npt.NDArray[Any]]) -> protocol.ModelInferResponse:
-    """An answer with raw contents.
+def infer_response(model: str, request_id: str, tensors: Mapping[str, npt.NDArray[Any]]) -> Framed:
+    """An answer with raw contents, which share the arrays' memory.
 
     Raises:
         InputError: A tensor has no counterpart in the protocol.
     """
     message = protocol.ModelInferResponse(model_name=model, model_version="1", id=request_id)
-    _fill(message.outputs, message.raw_output_contents, tensors)
-    return message
+    return Framed(message, _fill(message.outputs, tensors))
 
 
-def _fill(heads: Any, raws: Any, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+def decode_request(content: bytes) -> Framed:
+    """A request from its bytes; raw contents share their memory.
+
+    Raises:
+        InputError: The bytes are not such a message.
+    """
+    return _decode(content, protocol.ModelInferRequest, _REQUEST_CONTENTS)
+
+
+def decode_response(content: bytes) -> Framed:
+    """An answer from its bytes; raw contents share their memory.
+
+    Raises:
+        InputError: As `decode_request`.
+    """
+    return _decode(content, protocol.ModelInferResponse, _RESPONSE_CONTENTS)
+
+
+def _decode(content: bytes, kind: Any, number: int) -> Framed:
+    message, contents = split_contents(content, number)
+    try:
+        return Framed(kind.FromString(message), contents)
+    except DecodeError as error:
+        raise InputError(f"the bytes must be a {kind.DESCRIPTOR.name} ({error})") from error
+
+
+def _fill(heads: Any, tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[Buffer, ...]:
+    contents = []
     for name, array in tensors.items():
         tensor = to_message(name, array)
         heads.add(name=name, datatype=tensor.dtype, shape=tensor.shape)
-        raws.append(tensor.raw)
+        contents.append(tensor.raw)
+    return tuple(contents)
 
 
-def read_request(message: protocol.ModelInferRequest) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a request, from raw or typed contents.
-
-    Raises:
-        InputError: A name comes twice, contents are missing or do not fit datatype and shape.
-    """
-    return _read(message.inputs, message.raw_input_contents)
-
-
-def read_response(message: protocol.ModelInferResponse) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of an answer, from raw or typed contents.
-
-    Raises:
-        InputError: As `read_request`.
-    """
-    return _read(message.outputs, message.raw_output_contents)
-
-
-def _read(heads: Any, raws: Sequence[bytes]) -> dict[str, npt.NDArray[Any]]:
-    if len(raws) not in (0, len(heads)):
-        raise InputError(f"raw contents must be given for all {len(heads)} tensors or none", got=len(raws))
+def _read(heads: Any, contents: Sequence[Buffer]) -> dict[str, npt.NDArray[Any]]:
+    if len(contents) not in (0, len(heads)):
+        raise InputError(f"raw contents must be given for all {len(heads)} tensors or none", got=len(contents))
     tensors: dict[str, npt.NDArray[Any]] = {}
     for i, head in enumerate(heads):
         if head.name in tensors:
             raise InputError("a tensor must be given once", where=head.name)
-        if raws:
-            tensors[head.name] = from_message(InferTensor(head.name, head.datatype, tuple(head.shape), raws[i]))
+        if contents:
+            tensors[head.name] = from_message(InferTensor(head.name, head.datatype, tuple(head.shape), contents[i]))
         elif "shared_memory_region" in head.parameters:
             raise InputError("contents must be in the message: shared memory is not offered", where=head.name)
         else:

@@ -1,7 +1,7 @@
 """NumPy arrays to tensors of the Open Inference Protocol and back.
 
 Raw contents are little-endian elements in row-major order; an element of BYTES is its length as four bytes and then
-itself. Arrays that are read share memory with the message and are read-only.
+itself.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
+from tierwise.wire._frames import Buffer
 
 __all__ = ["InferTensor", "dtype_name", "from_message", "from_typed", "to_message"]
 
@@ -61,13 +62,13 @@ class InferTensor:
         name: Name of the model's input or output.
         dtype: The protocol's name: ``FP32``, ``UINT8``, ``BYTES``, ...
         shape: Axes, all known.
-        raw: Elements, see the module's text.
+        raw: Elements, see the module's text; a view where they lie in other memory.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    raw: bytes
+    raw: Buffer
 
 
 def dtype_name(array: npt.NDArray[Any], name: str = "tensor") -> str:
@@ -89,7 +90,7 @@ def dtype_name(array: npt.NDArray[Any], name: str = "tensor") -> str:
 
 
 def to_message(name: str, array: npt.NDArray[Any]) -> InferTensor:
-    """An array as it travels; elements of an object array are bytes (or text, sent as UTF-8).
+    """An array as it travels, sharing its memory where it lies in order; elements of an object array are bytes or text.
 
     Raises:
         InputError: The elements have no counterpart in the protocol.
@@ -97,7 +98,8 @@ def to_message(name: str, array: npt.NDArray[Any]) -> InferTensor:
     datatype = dtype_name(array, name)
     if datatype == "BYTES":
         return InferTensor(name, datatype, array.shape, _pack(array, name))
-    return InferTensor(name, datatype, array.shape, array.astype(_DTYPES[datatype], copy=False).tobytes())
+    elements = np.ascontiguousarray(array, dtype=_DTYPES[datatype]).reshape(-1)
+    return InferTensor(name, datatype, array.shape, elements.view(np.uint8).data)
 
 
 def _pack(array: npt.NDArray[Any], name: str) -> bytes:
@@ -111,7 +113,7 @@ def _pack(array: npt.NDArray[Any], name: str) -> bytes:
 
 
 def from_message(tensor: InferTensor) -> npt.NDArray[Any]:
-    """The array that `to_message` took; it shares memory with ``tensor.raw`` and is read-only unless BYTES.
+    """The array that `to_message` took; it may share memory with ``tensor.raw`` and is then read-only.
 
     Raises:
         InputError: An unknown datatype, a negative axis, or contents that do not fill the shape exactly.
@@ -126,7 +128,9 @@ def from_message(tensor: InferTensor) -> npt.NDArray[Any]:
             got=f"{len(tensor.raw)} bytes",
             where=tensor.name,
         )
-    return np.frombuffer(tensor.raw, dtype=dtype).reshape(tensor.shape)
+    array = np.frombuffer(tensor.raw, dtype=dtype).reshape(tensor.shape)
+    # Inside a message elements may begin at any byte; what computes with them wants them where its loads want them.
+    return array if array.flags.aligned else array.copy()
 
 
 def _unpack(tensor: InferTensor, count: int) -> list[bytes]:
@@ -139,7 +143,7 @@ def _unpack(tensor: InferTensor, count: int) -> list[bytes]:
                 got=f"an element that ends beyond the {len(raw)} bytes received",
                 where=tensor.name,
             )
-        elements.append(raw[start:end])
+        elements.append(bytes(raw[start:end]))
         at = end
     if len(elements) != count:
         raise InputError(f"BYTES {list(tensor.shape)} must hold {count} elements", got=len(elements), where=tensor.name)
