@@ -85,6 +85,7 @@ def test_bytes_are_those_of_the_messages(nodes: list[Any], chain: Artifact, inpu
         assert reply.bytes_up == upper.infer("bytes", inputs).sent_bytes
 
 
+@pytest.mark.emulation
 def test_stages_explain_the_latency(nodes: list[Any]) -> None:
     """Of 10 ms of work at least 90 % is accounted for; the rest is code between the stamps."""
     explained = []

@@ -247,6 +247,7 @@ def test_a_node_answers_while_it_computes(start_node: Start) -> None:
         busy.join()
 
 
+@pytest.mark.emulation
 def test_pace_stretches_computing(start_node: Start) -> None:
     with InferenceClient(start_node("slow", "--pace", "0.5").unix) as client:
         client.infer(PROBE, {"work": np.array([1])})

@@ -1,7 +1,9 @@
 import time
 
+import grpc
 import pytest
 
+from tierwise.runtime._refusal import RefusalError
 from tierwise.runtime._turnstile import Turnstile
 from tierwise.runtime._visit import Timeline, Visit
 
@@ -61,3 +63,14 @@ def test_what_the_client_still_waits() -> None:
     assert visit.left_s == pytest.approx(1.5)
     clock.ns += 5_000_000_000
     assert visit.left_s == pytest.approx(0.001)
+
+
+def test_nothing_is_computed_for_who_has_given_up() -> None:
+    clock = StillClock()
+    visit = Visit("t", Turnstile(1), 1.0, clock, timeout_s=0.5)
+    with visit.turn():
+        clock.ns += 600_000_000
+    late = pytest.raises(RefusalError, match="must get its turn within 0.5 s")
+    with late as caught, visit.turn():
+        pytest.fail("computed")
+    assert caught.value.status is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
+import grpc
+
 from tierwise._clock import Clock
+from tierwise._errors import RemoteError
+from tierwise.runtime._refusal import RefusalError
 from tierwise.runtime._turnstile import Turnstile
 
 __all__ = ["Timeline", "Visit"]
@@ -62,10 +66,20 @@ class Visit:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """The stage ``queue``, then the block while this request has its turn to compute."""
+        """The stage ``queue``, then the block while this request has its turn to compute.
+
+        Raises:
+            RefusalError: The client has given up meanwhile; nobody would read what is computed.
+        """
         started_ns = self._clock.now_ns()
         with self._turnstile.turn():
-            self.timeline.add(self.tier, "queue", self._clock.now_ns() - started_ns)
+            waited_ns = self._clock.now_ns() - started_ns
+            self.timeline.add(self.tier, "queue", waited_ns)
+            if self._timeout_s is not None and self._clock.now_ns() - self._started_ns > self._timeout_s * 1e9:
+                late = RemoteError(
+                    f"the request must get its turn within {self._timeout_s:.3g} s", got=f"{waited_ns / 1e9:.3g} s"
+                )
+                raise RefusalError(grpc.StatusCode.DEADLINE_EXCEEDED, late)
             yield
 
     @contextmanager
