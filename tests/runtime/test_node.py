@@ -251,10 +251,9 @@ def test_a_node_answers_while_it_computes(start_node: Start) -> None:
 def test_pace_stretches_computing(start_node: Start) -> None:
     with InferenceClient(start_node("slow", "--pace", "0.5").unix) as client:
         client.infer(PROBE, {"work": np.array([1])})
-        outputs = client.infer(PROBE, {"work": np.array([100])}).outputs
-        ratio = outputs["wall_ns"].item() / outputs["cpu_ns"].item()
-    # On a busy machine waiting for a CPU adds to the wall time, so only the lower side is tight.
-    assert 1.9 < ratio < 4
+        answers = [client.infer(PROBE, {"work": np.array([20])}).outputs for _ in range(8)]
+    # Waiting for a CPU on a busy machine adds to the wall time; the calmest of the answers shows the stretch itself.
+    assert 1.9 < min(outputs["wall_ns"].item() / outputs["cpu_ns"].item() for outputs in answers) < 3
 
 
 def test_replaced_under_load_no_request_fails(
