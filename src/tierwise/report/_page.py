@@ -1,0 +1,133 @@
+"""The page: values, charts and scripts in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from tierwise import __version__
+from tierwise._errors import InputError, UnavailableError
+from tierwise.report import _charts as charts
+from tierwise.report._view import View, view
+from tierwise.study import StudyData
+
+__all__ = ["write_report"]
+
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[nµm]?s\b|[kMG]?B\b|[kMG]?bit/s|CPUs?\b))")
+
+
+def write_report(data: StudyData, path: Path) -> Path:
+    """Write the study's report: one HTML page that opens offline, whole or not at all.
+
+    The page is a function of ``data`` and the installed versions alone: written twice, it is the same byte for byte.
+
+    Args:
+        data: A study, complete or not.
+        path: File to write; missing folders are made, an older report is replaced.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UnavailableError: The packages that draw charts are not installed.
+        InputError: The file cannot be written there.
+    """
+    text = _render(view(data))
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8", newline="\n")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"the report must be writable ({error.strerror or error})", where=path) from error
+    return path
+
+
+def _render(page: View) -> str:
+    try:
+        import altair  # noqa: F401 - the charts need it; better said here than halfway
+        import jinja2
+        import vl_convert  # noqa: F401
+        from markupsafe import Markup, escape
+    except ImportError as error:
+        raise _missing(error) from error
+    # The template escapes every value; what is marked safe below is our own text or made by `_inert`.
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("tierwise.report", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters["unbroken"] = _unbroken
+    # A narrow column breaks a chain after its plus signs rather than inside a word.
+    templates.filters["breakable"] = lambda text: Markup(str(escape(text)).replace("+", "+<wbr>"))
+    library = _library()
+    script, style = _source(templates, "report.js"), _source(templates, "report.css")
+    if "</script" in library.lower() or "\r" in library:
+        raise UnavailableError("the chart library must be embeddable in a page", got="a closing tag inside it")
+    drawn = {one.id: one.spec for one in page.charts.drawn()}
+    return templates.get_template("report.html").render(
+        view=page,
+        version=__version__,
+        policy=_policy(library, script),
+        library=Markup(library),
+        script=Markup(script),
+        style=Markup(style),
+        charts_json=Markup(_inert({"config": charts.CONFIG, "charts": drawn})),
+    )
+
+
+def _unbroken(text: str) -> str:
+    """A figure stays on one line with its unit. Not for text that is to be copied."""
+    return _BEFORE_UNIT.sub("\u00a0", text)
+
+
+@functools.cache
+def _library() -> str:
+    """Vega, Vega-Lite and vega-embed in one script; making it takes seconds, so it is made once a process."""
+    import vl_convert
+
+    library: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return library
+
+
+def _source(templates: Any, name: str) -> str:
+    text: str = templates.loader.get_source(templates, name)[0]
+    return text
+
+
+def _missing(error: ImportError) -> UnavailableError:
+    return UnavailableError(
+        "the packages that draw a report must be installed",
+        got=f"no {error.name}",
+        fix='Install them with: pip install "tierwise[report]"',
+    )
+
+
+def _inert(value: object) -> str:
+    """JSON that no HTML parser can mistake for markup, whatever text is inside."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def _policy(*scripts: str) -> str:
+    """A content policy that runs exactly these scripts and lets nothing in or out."""
+    hashes = (base64.b64encode(hashlib.sha256(one.encode("utf-8")).digest()).decode("ascii") for one in scripts)
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; connect-src 'none'; "
+        "base-uri 'none'; form-action 'none'"
+    )
