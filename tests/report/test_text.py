@@ -35,7 +35,7 @@ def test_verdict_names_the_fastest_the_lossless_and_the_runner_up(make_study):
     assert first.startswith("sptq@mobile answers fastest: half of its requests were back within 3.")
     assert second.startswith("The fastest that loses no accuracy is identity@mobile with 5.")
     assert "gives up 0.28 points" in second
-    assert "less than 360 items can blur" in second
+    assert "which 360 items cannot tell apart" in second
     assert third.startswith("The runner-up, identity@edge, costs 2.")
     assert "over 100 paired requests" in third
 

@@ -114,7 +114,7 @@ def _audit_table(nodes: Sequence[NodeAudit]) -> Table:
             Cell(node.op, key=node.op),
             Cell("", key=float(node.int8), tags=(Tag("int8", "yes") if node.int8 else Tag("float", "no"),)),
             Cell(_count(node.macs), key=float(node.macs), note=format_frac(node.macs / total) if total else ""),
-            Cell("" if node.int8 else node.reason or "no reason found"),
+            Cell("") if node.int8 else Cell(node.reason or "no reason found", key=node.reason),
         )
         for node in sorted(nodes, key=lambda node: (node.int8, -node.macs))
     )

@@ -83,6 +83,8 @@ def tradeoff(rows: Sequence[DecisionRow], colours: Mapping[str, str], shapes: Ma
     low, high = log_domain(1e3 * end for row in shown if row.p50 for end in _ends(row.p50))
     points = [_tradeoff_point(row, low, high) for row in shown]
     front = sorted((point for point in points if point["front"]), key=lambda point: (point["p50"], -point["accuracy"]))
+    if front:
+        front[-1] = {**front[-1], "label_dy": -12}
     metric = next((row.metric for row in shown if row.metric), "accuracy")
     x = alt.X("p50:Q", title="median latency, logarithmic", scale=_log(low, high), axis=_log_axis(low, high))
     y = alt.Y(
@@ -116,7 +118,7 @@ def tradeoff(rows: Sequence[DecisionRow], colours: Mapping[str, str], shapes: Ma
         whisker.encode(x=alt.X("low:Q", scale=_log(low, high)), x2="high:Q", y=y),
         whisker.transform_filter("isValid(datum.worst)").encode(x=x, y=alt.Y("worst:Q"), y2="best:Q"),
         marks,
-        *(_point_labels(side, x, y) for side in ("left", "right")),
+        *_point_labels(x, y),
     ]
     chart = alt.layer(*layers).properties(width="container", height=380, autosize=_FIT)
     return _finish(chart, {"points": points, "front": front})
@@ -126,6 +128,7 @@ def _tradeoff_point(row: DecisionRow, low: float, high: float) -> Spec:
     assert row.p50 is not None  # the caller has sorted these out
     assert row.accuracy is not None
     p50, (p50_low, p50_high) = 1e3 * row.p50.value_s, _ends(row.p50)
+    left = p50 * p50 < low * high
     return {
         "strategy": row.strategy,
         "label": short(row.strategy),
@@ -140,8 +143,10 @@ def _tradeoff_point(row: DecisionRow, low: float, high: float) -> Spec:
         "best": row.accuracy.high,
         "correct": row.accuracy.text,
         "front": row.on_front,
-        # Named towards the middle, so that no name leaves the chart.
-        "side": "left" if p50 * p50 < low * high else "right",
+        # Named towards the middle, so that no name leaves the chart; below the point, for the front's next is above.
+        "label_align": "left" if left else "right",
+        "label_dx": 9 if left else -9,
+        "label_dy": 13,
     }
 
 
@@ -159,14 +164,14 @@ def _accuracy_domain(points: Sequence[Spec]) -> list[float]:
     return [max(0.0, min(ends) - room), min(1.0 + room, max(ends) + room)]
 
 
-def _point_labels(side: str, x: Any, y: Any) -> Any:
+def _point_labels(x: Any, y: Any) -> list[Any]:
     """Names of the front's members, with a rim in the ground's colour so that lines behind do not disturb."""
     import altair as alt
 
-    named = alt.Chart(alt.NamedData("front")).transform_filter(f"datum.side == '{side}'")
-    place = {"align": side, "dx": 9 if side == "left" else -9, "dy": -11, "fontWeight": 600}
+    named = alt.Chart(alt.NamedData("front"))
+    place = {key: alt.ExprRef(f"datum.label_{key}") for key in ("align", "dx", "dy")} | {"fontWeight": 600}
     rim = named.mark_text(**place, stroke="var(--panel)", strokeWidth=4, strokeJoin="round")
-    return alt.layer(rim.encode(x=x, y=y, text="label:N"), named.mark_text(**place).encode(x=x, y=y, text="label:N"))
+    return [mark.encode(x=x, y=y, text="label:N") for mark in (rim, named.mark_text(**place))]
 
 
 def stages(means: Sequence[StageMeans], *, share: bool) -> Spec:
@@ -303,7 +308,7 @@ def prediction(points: Sequence[PredictionPoint]) -> Spec:
         for row, point in enumerate(points)
     ]
     labels = [
-        {"row": row, "label": short(point.strategy), "figure": f"{point.ratio:.2f} × predicted"}  # noqa: RUF001
+        {"row": row, "label": short(point.strategy), "figure": f"{point.ratio:.3g} × predicted"}  # noqa: RUF001
         for row, point in enumerate(points)
     ]
     low, high = log_domain(value[key] for value in values for key in ("predicted", "measured", "low", "high"))

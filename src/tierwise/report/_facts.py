@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from tierwise._units import format_bytes, format_frac, format_rate, format_seconds
-from tierwise.measure import MIN_P99_SAMPLES, Offline, Profile, Scenario, Server, SingleStream
+from tierwise.measure import MIN_P99_SAMPLES, SETTLED_FRAC, Offline, Profile, Scenario, Server, SingleStream
 from tierwise.report._circumstances import means
 from tierwise.report._rows import MAX_ERROR_FRAC, DecisionRow
 from tierwise.study import StudyData
+
+_SETTLED = f"{100 * SETTLED_FRAC:g} %"
 
 __all__ = ["facts", "method", "reservations", "title"]
 
@@ -55,7 +57,9 @@ def reservations(data: StudyData, rows: Sequence[DecisionRow]) -> list[tuple[str
     said.append(("Not measured", "Energy. Every figure without a mark was measured."))
     unsettled = sum(not one.settled for session in data.sessions for one in session.warmups)
     if unsettled:
-        said.append(("Warm-up", f"{unsettled} warm-ups ended by their cap before the median had settled within 2 %."))
+        said.append(
+            ("Warm-up", f"{unsettled} warm-ups ended by their cap before the median had settled within {_SETTLED}.")
+        )
     said += _differences(data)
     if rows and all(row.p99 is None for row in rows):
         said.append(("No p99", f"It needs {MIN_P99_SAMPLES} answered requests of a strategy; no strategy has so many."))
@@ -69,8 +73,9 @@ def method(data: StudyData) -> list[str]:
         "Latency runs from the client on the device to its answer, through real node processes and the real protocol. "
         "Stages are timed by the nodes themselves; what they do not account for is shown as “other”. Means of stages "
         "add up to the mean latency, which lies above the median where there are slow outliers.",
-        "Each strategy is warmed up until the medians of two successive windows agree within 2 %, or a cap is reached. "
-        "Cold start (session creation and first request) is a figure of its own and never enters the warm latencies.",
+        f"Each strategy is warmed up until the medians of two successive windows agree within {_SETTLED}, or a cap is "
+        "reached. Cold start (session creation and first request) is a figure of its own and never enters the warm "
+        "latencies.",
         "Intervals of percentiles are distribution-free order-statistic intervals at 95 %. They take requests as "
         "independent; the medians of the process starts show how far that holds. Accuracy has a 95 % Wilson interval.",
         "On the Pareto front stand the strategies than which none is both at least as fast at p50 and at least as "

@@ -106,7 +106,8 @@ def _second(choice: DecisionRow, fastest: DecisionRow) -> Sentence:
     high = fastest.accuracy.high
     if high is not None:
         within = high >= fastest.accuracy.value + fastest.loss_frac
-        text += f", {'less' if within else 'more'} than {fastest.accuracy_items} items can blur"
+        items = f"{fastest.accuracy_items} items"
+        text += f", which {items} cannot tell apart" if within else f", more than the interval of {items} allows for"
     return (*start, Words(f"{text}."))
 
 
@@ -125,7 +126,9 @@ def _runner_up(data: StudyData, choice: DecisionRow, other: DecisionRow) -> Sent
     if seen.low_s is not None and seen.high_s is not None and seen.low_s <= 0 <= seen.high_s:
         return (start, name, Words(f", cannot be told apart from it: {_signed(seen.value_s)} {interval}{accuracy}."))
     verb = "costs" if seen.value_s > 0 else "saves"
-    amount = f"{format_seconds(abs(seen.value_s))} a request ({100 * seen.value_s / choice.p50.value_s:+.0f} %)"
+    amount = (
+        f"{format_seconds(abs(seen.value_s))} a request against it ({100 * seen.value_s / choice.p50.value_s:+.0f} %)"
+    )
     return (start, name, Words(f", {verb} {amount}: {interval}{accuracy}."))
 
 

@@ -250,7 +250,7 @@ def _prediction_table(points: Sequence[PredictionPoint]) -> Table:
             Cell(point.strategy),
             Cell(format_seconds(point.predicted_s)),
             Cell(format_seconds(point.measured_s), note=_ends(point)),
-            Cell(f"{point.ratio:.2f}"),
+            Cell(f"{point.ratio:.3g}"),
         )
         for point in points
     )
@@ -280,5 +280,5 @@ def _stage_table(means: Sequence[StageMeans], used: Sequence[str]) -> Table:
         )
         for stage in used
     )
-    columns = (Column("Stage"), *(Column(entry.strategy, numeric=True) for entry in means))
+    columns = (Column("Stage", wide=True), *(Column(entry.strategy, numeric=True) for entry in means))
     return Table(caption="Mean time by stage", columns=columns, rows=rows)
