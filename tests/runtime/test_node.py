@@ -202,7 +202,7 @@ def test_a_failed_replacement_leaves_what_was_served(table: Any, chain: Artifact
     files = read_files(chain)
     with pytest.raises(RemoteError, match=r"INVALID_ARGUMENT: .*segments/0\.onnx: the content must be .*but got"):
         client.load("chain", None, files | {"segments/0.onnx": b"X" + files["segments/0.onnx"][1:]})
-    with pytest.raises(RemoteError, match=r"parameters must be 'config' or 'file:1/NAME'"):
+    with pytest.raises(RemoteError, match=r"parameters must be 'config' or 'file:1/NAME', but got 'x'"):
         client._ask(
             "RepositoryModelLoad", protocol.RepositoryModelLoadRequest(model_name="chain", parameters={"x": {}})
         )
@@ -357,3 +357,32 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
     assert loaded & heavy == set()
     assert {"onnxruntime", "grpc"} <= loaded
     assert done.stderr == ""
+
+
+def test_more_requests_than_may_wait_are_refused_and_liveness_is_not() -> None:
+    code = """
+from tierwise.runtime import NodeSpec, serve
+serve(NodeSpec(listen=("127.0.0.1:0",), tier="full", max_waiting=2))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split(" ready on ")[1].strip()
+        with InferenceClient(address) as client:
+            answers: list[str] = []
+
+            def ask() -> None:
+                try:
+                    client.infer(PROBE, {"work": np.array([200])})
+                    answers.append("answered")
+                except RemoteError as error:
+                    answers.append(str(error))
+
+            threads = [threading.Thread(target=ask) for _ in range(5)]
+            for thread in threads:
+                thread.start()
+            assert client.live()
+            for thread in threads:
+                thread.join()
+        process.terminate()
+    assert sorted(answers)[-2:] == ["answered", "answered"]
+    assert all("RESOURCE_EXHAUSTED: tier full: at most 2 requests may wait" in answer for answer in sorted(answers)[:3])

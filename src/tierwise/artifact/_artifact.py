@@ -96,7 +96,7 @@ def read_files(artifact: Artifact) -> dict[str, bytes]:
     return {name: artifact.path(name).read_bytes() for name in names}
 
 
-def receive_files(directory: Path, files: Mapping[str, bytes]) -> Artifact:
+def receive_files(directory: Path, files: Mapping[str, bytes | memoryview]) -> Artifact:
     """Write what `read_files` gave on another machine; the inverse, verified before anything is visible.
 
     Raises:
@@ -134,7 +134,7 @@ def _encode(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
 
 
-def _decode(raw: bytes, directory: Path) -> Manifest:
+def _decode(raw: bytes | memoryview, directory: Path) -> Manifest:
     where = directory / MANIFEST
     try:
         header = msgspec.json.decode(raw)
@@ -164,7 +164,7 @@ def _check_name(name: str, directory: Path) -> None:
         raise ArtifactError("a file name must stay inside the artifact", got=repr(name), where=directory)
 
 
-def _put(stage: Path, name: str, content: bytes | Path) -> FileEntry:
+def _put(stage: Path, name: str, content: bytes | memoryview | Path) -> FileEntry:
     _check_name(name, stage)
     target = stage / name
     target.parent.mkdir(parents=True, exist_ok=True)

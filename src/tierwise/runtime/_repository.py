@@ -77,7 +77,7 @@ class Repository:
         idle = sorted(path.name for path in self._directory.iterdir() if path.name not in self._models)
         return ready + [Entry(name, False, "not loaded") for name in idle if _NAME.fullmatch(name)]
 
-    def load(self, name: str, share: Share, files: Mapping[str, bytes]) -> None:
+    def load(self, name: str, share: Share, files: Mapping[str, bytes | memoryview]) -> None:
         """Serve an artifact as ``name``; what was served under it stays until the new one is ready, or if it fails.
 
         Args:
@@ -128,7 +128,7 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
-def _receive(folder: Path, files: Mapping[str, bytes]) -> Artifact:
+def _receive(folder: Path, files: Mapping[str, bytes | memoryview]) -> Artifact:
     """The files on disk, verified, beside what was received before."""
     versions = _versions(folder)
     target = folder / f"{int(versions[-1].name) + 1 if versions else 0:09d}"

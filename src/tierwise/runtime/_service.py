@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
 import threading
 import traceback
@@ -22,7 +24,7 @@ from tierwise.runtime._repository import Repository
 from tierwise.runtime._spec import NodeSpec, Share
 from tierwise.runtime._turnstile import Turnstile
 from tierwise.runtime._visit import Visit
-from tierwise.wire import METHODS, decode_request, protocol, write_parameters
+from tierwise.wire import METHODS, decode_push, decode_request, protocol, write_parameters
 
 __all__ = ["EXTENSIONS", "Service"]
 
@@ -30,7 +32,6 @@ EXTENSIONS: Final = ("model_repository", "tierwise.stages")
 
 # gRPC carries the message in a header, which clients accept up to 8 kB.
 _LONGEST_MESSAGE: Final = 2000
-_FILE: Final = "file:1/"
 
 _STATUS: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (InputError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -66,10 +67,11 @@ class Service:
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
             "RepositoryIndex": self._index,
-            "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
         routes = {name: self._route(name, answer) for name, answer in answers.items()}
+        # These two take large contents from the bytes themselves.
+        routes["RepositoryModelLoad"] = grpc.unary_unary_rpc_method_handler(self._load)
         routes["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
         return grpc.method_handlers_generic_handler(METHODS["ModelInfer"][0].split("/")[1], routes)
 
@@ -151,24 +153,19 @@ class Service:
                 response.models.add(name=entry.name, version="1", state=state, reason=entry.reason)
         return response
 
-    def _load(self, request: protocol.RepositoryModelLoadRequest) -> protocol.RepositoryModelLoadResponse:
-        share, files = Share(), {}
-        for key, parameter in request.parameters.items():
-            if key == "config":
-                share = _share(parameter.string_param or parameter.bytes_param)
-            elif key.startswith(_FILE):
-                files[key.removeprefix(_FILE)] = parameter.bytes_param
-            else:
-                raise InputError(f"parameters must be 'config' or '{_FILE}NAME'", got=repr(key))
-        self._repository.load(request.model_name, share, files)
-        return protocol.RepositoryModelLoadResponse()
+    def _load(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
+        with self._statuses(context):
+            push = decode_push(raw)
+            self._repository.load(push.model, Share() if push.config is None else _share(push.config), push.files)
+            _give_memory_back()
+        return b""  # the answer has no fields
 
     def _unload(self, request: protocol.RepositoryModelUnloadRequest) -> protocol.RepositoryModelUnloadResponse:
         self._repository.unload(request.model_name)
         return protocol.RepositoryModelUnloadResponse()
 
 
-def _share(text: str | bytes) -> Share:
+def _share(text: bytes) -> Share:
     try:
         return msgspec.json.decode(text, type=Share)
     except msgspec.DecodeError as error:
@@ -179,3 +176,10 @@ def _share(text: str | bytes) -> Share:
 
 def _exhausted(must: str, got: str | None, fix: str) -> RefusalError:
     return RefusalError(grpc.StatusCode.RESOURCE_EXHAUSTED, InputError(must, got=got, fix=fix))
+
+
+def _give_memory_back() -> None:
+    """What receiving an artifact took goes back to the system; the allocator would keep most of it for this process."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # glibc has it; others need none
+        trim(0)

@@ -22,6 +22,7 @@ from tierwise.wire._messages import (
     read_parameters,
     write_parameters,
 )
+from tierwise.wire._push import Push, decode_push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
 
@@ -37,7 +38,9 @@ __all__ = [
     "ModelMetadata",
     "ModelStatus",
     "Parameter",
+    "Push",
     "ServerMetadata",
+    "decode_push",
     "decode_request",
     "decode_response",
     "dtype_name",

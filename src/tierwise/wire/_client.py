@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import TensorSpec
 from tierwise.wire._messages import METHODS, Framed, Parameter, decode_response, infer_request, read_parameters
+from tierwise.wire._push import Push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 
 __all__ = [
@@ -234,12 +235,8 @@ class InferenceClient:
             files: Contents by file name; sent as ``file:1/NAME``. None: what the repository already holds.
             timeout_s: Default: ten times the client's (models are large and sessions take time).
         """
-        request = protocol.RepositoryModelLoadRequest(model_name=name)
-        if config is not None:
-            request.parameters["config"].string_param = config.decode()
-        for file, content in (files or {}).items():
-            request.parameters[f"file:1/{file}"].bytes_param = content
-        self._ask("RepositoryModelLoad", request, name, timeout_s or 10 * self._timeout_s)
+        sent = Push(name, config, files or {}).encode()
+        self._call("RepositoryModelLoad", sent, name, timeout_s or 10 * self._timeout_s)
 
     def unload(self, name: str) -> None:
         """Stop serving the model ``name``."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from tierwise._errors import InputError
 
-__all__ = ["Buffer", "Field", "join_contents", "message_fields", "split_contents"]
+__all__ = ["Buffer", "Field", "encode_field", "join_contents", "message_fields", "split_contents"]
 
 Buffer = bytes | memoryview
 
@@ -96,11 +96,15 @@ def split_contents(content: bytes, number: int) -> tuple[bytes, tuple[memoryview
 
 def join_contents(message: bytes, number: int, values: Sequence[Buffer], *more: bytes) -> bytes:
     """The inverse of `split_contents`; ``more`` are further pieces of the message (fields may come in any order)."""
-    tag = _encode_varint(number << 3 | _DELIMITED)
     parts: list[Buffer] = [message]
     for value in values:
-        parts += (tag, _encode_varint(len(value)), value)
+        parts += encode_field(number, (value,))
     return b"".join((*parts, *more))
+
+
+def encode_field(number: int, value: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    """A delimited field in pieces; ``value`` is in pieces too, so that fields can be nested without copying."""
+    return (_encode_varint(number << 3 | _DELIMITED) + _encode_varint(sum(map(len, value))), *value)
 
 
 def _encode_varint(value: int) -> bytes:
