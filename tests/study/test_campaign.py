@@ -58,7 +58,7 @@ def test_unknown_names_and_keys_say_where(tmp_path: Path) -> None:
 def test_profiles_have_their_sizes() -> None:
     sizes = {name: profile(name) for name in ("quick", "study", "full")}
     requests = {name: p.sessions * p.rounds * p.samples for name, p in sizes.items()}
-    assert requests == {"quick": 100, "study": 1032, "full": 10_240}
+    assert requests == {"quick": 150, "study": 1032, "full": 10_240}
     assert all(p.sessions >= 2 for p in sizes.values())
     own = Profile(samples=3)
     assert campaign(profile=own).measured() is own

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tierwise._errors import StoreError, TamperedError
+from tierwise.measure import Profile, Record, SingleStream
+from tierwise.study import Campaign, StrategySpec, load_study, run_study
+from tierwise.study._plan import Plan
+from tierwise.study._store import DATABASE, Store
+from tierwise.tasks import BuiltinTask, ResNet, Training
+from tierwise.topology import Link, Tier, Topology
+
+TINY = Campaign(
+    name="tiny",
+    task=BuiltinTask(
+        name="digits",
+        subject=ResNet(depth=8, width=4),
+        training=Training(epochs=1, precision="float32"),
+        train_items=200,
+    ),
+    topology=Topology(
+        name="two",
+        tiers=(Tier(name="low", cpus=1.0, memory_bytes=2 * 10**9), Tier(name="high", cpus=1.0, memory_bytes=2 * 10**9)),
+        links=(Link(lower="low", upper="high", up_bps=50e6, down_bps=50e6, rtt_s=0.004),),
+    ),
+    profile=Profile(sessions=2, rounds=2, samples=4, cold_starts=1, warmup_window=2, warmup_windows=2),
+    scenario=SingleStream(),
+    strategies=(StrategySpec(chain="identity"), StrategySpec(chain="partition")),
+    link_means="proxy",
+)
+"""Three strategies on two tiers; 2 sessions of 3 cold starts and 24 warm requests."""
+
+IDS = ("identity@low", "identity@high", "partition@low|high")
+PLAN = Plan(scenario=TINY.scenario, profile=TINY.measured(), seed=TINY.seed, strategies=IDS, samples=4)
+PLANNED = {
+    key
+    for session in range(2)
+    for key in PLAN.cold_keys(session)
+    | {key for block in PLAN.blocks(session, lambda round: 0.0) for key in PLAN.block_keys(session, block)}
+}
+
+PROGRAM = """
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+import msgspec
+from tierwise.study import Campaign, run_study
+
+def tell(*words):
+    print(*words, flush=True)
+
+class Telling:
+    @contextmanager
+    def step(self, title, total):
+        tell("begin", title)
+        yield lambda n: tell("advance", title)
+        tell("end", title)
+
+    def say(self, line):
+        tell("say", line)
+
+campaign = msgspec.json.decode(sys.argv[1], type=Campaign)
+run_study(campaign, Path(sys.argv[2]), Telling(), cache=Path(sys.argv[3]))
+tell("finished")
+"""
+
+
+@contextmanager
+def running(directory: Path, cache: Path) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """The study as a process of its own, and what it says line by line."""
+    arguments = [sys.executable, "-c", PROGRAM, msgspec.json.encode(TINY).decode(), str(directory), str(cache)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1) as process:
+        assert process.stdout is not None
+        try:
+            yield process, (line.strip() for line in process.stdout)
+        finally:
+            process.kill()
+
+
+def finish(directory: Path, cache: Path) -> list[str]:
+    """Run the study to its end."""
+    with running(directory, cache) as (process, heard):
+        said = list(heard)
+        assert process.wait() == 0, said
+    assert said[-1] == "finished"
+    return said
+
+
+def tee(heard: Iterator[str], passed: list[str]) -> Iterator[str]:
+    """``heard``, kept in ``passed`` as it goes by."""
+    for line in heard:
+        passed.append(line)
+        yield line
+
+
+def stored(directory: Path) -> tuple[Record, ...]:
+    if not (directory / DATABASE).exists():
+        return ()
+    try:
+        store = Store(directory, write=False)
+    except StoreError as error:
+        # Killed between making the file and making its tables: nothing can have been recorded.
+        assert "version 0" in str(error)  # noqa: PT017
+        return ()
+    found = store.records()
+    store.close()
+    return found
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The tiny study, run without interruption, with all it said."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, finish(folder / "study", folder / "cache")
+
+
+@pytest.mark.emulation
+def test_a_study_measures_what_was_planned(whole: tuple[Path, list[str]]) -> None:
+    folder, _ = whole
+    study = load_study(folder / "study")
+    assert study.complete
+    assert [strategy.id for strategy in study.strategies] == list(IDS)
+    assert sorted(record.key for record in study.records) == sorted(PLANNED)
+    assert all(record.error is None for record in study.records)
+    assert len(study.sessions) == 2
+    assert [len(session.warmups) for session in study.sessions] == [3, 3]
+    cells = {cell.strategy: cell for cell in study.cells}
+    for strategy in study.strategies:
+        cell = cells[strategy.id]
+        assert cell.latency is not None
+        assert (cell.requests, cell.errors, cell.latency.n) == (16, 0, 16)
+        assert len(cell.session_medians_s) == len(cell.cold_starts_s) == 2
+        assert strategy.predicted is not None
+        # What crosses the link costs at least its round trip.
+        assert cell.latency.min_s > (0.0 if strategy.id == "identity@low" else 0.004)
+        assert (cell.bytes_up > 0) == (strategy.id != "identity@low")
+    tiers = {record.strategy: {stage.stage for stage in record.stages} for record in study.records}
+    assert {"head", "tail"} <= tiers["partition@low|high"]
+    assert "infer" in tiers["identity@high"]
+    for variant in study.variants.values():
+        assert variant.agreement_frac == 1.0
+        (accuracy,) = variant.manifest.accuracy
+        assert (accuracy.split, accuracy.items) == ("test", study.test_items)
+        assert (folder / "study" / variant.directory / "manifest.json").exists()
+
+
+PHASES = (
+    "load inputs", "train", "export", "accuracy", "session 1 of 2: start", "session 1 of 2: deploy",
+    "session 1 of 2: warm up", "session 1 of 2: measure", "session 1 of 2: measure", "session 2 of 2: start",
+    "session 2 of 2: deploy", "session 2 of 2: measure",
+)  # fmt: skip
+"""Where the study is killed, in the order it gets there; nothing before a kill's phase keeps that phase from coming."""
+
+
+@pytest.mark.emulation
+def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_record(
+    whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    reference, said = whole
+    moments = random.Random(os.environ.get("TIERWISE_KILL_SEED", "1"))
+    before: tuple[Record, ...] = ()
+    for phase in PHASES:
+        with running(tmp_path / "study", tmp_path / "cache") as (process, heard):
+            passed: list[str] = []
+            title = next((line[6:] for line in tee(heard, passed) if line.startswith(f"begin {phase}")), None)
+            assert title is not None, f"it never came to {phase!r} but said {passed[-8:]}"
+            # Somewhere inside the phase: after some of its steps, and some milliseconds into the next one.
+            for _ in range(moments.randrange(max(1, said.count(f"advance {title}")))):
+                next(heard)
+            time.sleep(moments.uniform(0, 0.02))
+            os.kill(process.pid, signal.SIGKILL)
+        after = stored(tmp_path / "study")
+        # What was on the disk stays there, as it was.
+        assert after[: len(before)] == before
+        before = after
+    finish(tmp_path / "study", tmp_path / "cache")
+    study = load_study(tmp_path / "study")
+    assert study.complete
+    assert study.records[: len(before)] == before
+    assert sorted(record.key for record in study.records) == sorted(PLANNED)
+    # The same inputs in the same places as without interruption.
+    asked = {record.key: record.sample for record in load_study(reference / "study").records}
+    assert {record.key: record.sample for record in study.records} == asked
+
+
+@pytest.mark.emulation
+def test_what_is_finished_is_not_measured_again(whole: tuple[Path, list[str]]) -> None:
+    folder, _ = whole
+    before = load_study(folder / "study")
+    said = finish(folder / "study", folder / "cache")
+    assert not [line for line in said if "session" in line or "train" in line]
+    after = load_study(folder / "study")
+    assert after.records == before.records
+    assert len(after.sessions) == 2
+
+
+@pytest.mark.emulation
+def test_another_study_in_the_same_directory_is_refused(whole: tuple[Path, list[str]]) -> None:
+    folder, _ = whole
+    other = msgspec.structs.replace(TINY, seed=1)
+    with pytest.raises(StoreError, match="holds a study in which seed is 0, but got 1"):
+        run_study(other, folder / "study", cache=folder / "cache")
+    other = msgspec.structs.replace(TINY, strategies=(StrategySpec(chain="sptq"), StrategySpec(chain="partition")))
+    with pytest.raises(StoreError, match=r"strategies\[0\]\.chain is 'identity', but got 'sptq'"):
+        run_study(other, folder / "study", cache=folder / "cache")
+
+
+@pytest.mark.emulation
+def test_a_changed_artifact_is_refused(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, _ = whole
+    shutil.copytree(folder / "study", tmp_path / "study")
+    variant = next(iter(load_study(tmp_path / "study").variants.values()))
+    with (tmp_path / "study" / variant.directory / variant.manifest.segments[0].file).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(TamperedError):
+        run_study(TINY, tmp_path / "study", cache=folder / "cache")
