@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help study test lint quick emulation stubs screenshot clean
+.PHONY: help study test lint quick emulation stubs picture clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -48,6 +48,10 @@ emulation: $(VENV)/.dev
 
 stubs: $(VENV)/.dev
 	$(BIN)/python scripts/generate_stubs.py
+
+# The README's picture, from the default study's report.
+picture: $(VENV)/.dev
+	$(BIN)/python scripts/screenshot.py $(OUT)/report.html docs/images/report.png
 
 clean:
 	rm -rf $(VENV) .tierwise build dist
