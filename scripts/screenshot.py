@@ -30,8 +30,7 @@ def main() -> None:
         window = play.chromium.launch(executable_path=browser, args=_FLAGS)
         page = window.new_page(viewport={"width": 1180, "height": 900}, color_scheme="light")
         page.goto(arguments.page.resolve().as_uri())
-        page.wait_for_selector(".marks svg, svg.marks, canvas.marks", state="attached")
-        page.wait_for_timeout(1500)
+        page.wait_for_selector("html[data-ready]", state="attached")  # set when every chart is drawn
         clip = {"x": 0, "y": 0, "width": 1180, "height": arguments.height}
         page.screenshot(path=arguments.picture, full_page=True, clip=clip)
         window.close()
