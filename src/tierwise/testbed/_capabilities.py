@@ -58,13 +58,13 @@ def capabilities() -> tuple[Capability, ...]:
             "TUN device",
             tun,
             "links can be emulated on real TCP by a relay process",
-            "without netem, links can only be TCP proxies: no packet loss, no congestion control",
+            "without netem either, links can only be TCP proxies, without packet loss and congestion control",
         ),
         _tried(
             "tc tbf",
             _tbf(spaces),
             "the kernel can limit rates (not needed: netem and the relay do it too)",
-            "nothing is lost: netem and the relay limit rates themselves",
+            "nothing is lost, as netem and the relay limit rates themselves",
         ),
         *_groups(),
         _affinity(),
@@ -77,7 +77,7 @@ def capabilities() -> tuple[Capability, ...]:
 def _tried(name: str, found: Availability, use: str, otherwise: str) -> Capability:
     if found.ok:
         return Capability(name=name, ok=True, meaning=use)
-    return Capability(name=name, ok=False, meaning=f"{found.reason}: {otherwise}", remedy=found.remedy)
+    return Capability(name=name, ok=False, meaning=f"{found.reason}; {otherwise}", remedy=found.remedy)
 
 
 def _groups() -> list[Capability]:

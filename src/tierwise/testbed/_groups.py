@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
@@ -54,6 +55,8 @@ def _ancestry(mount: Path, path: str) -> Iterator[Path]:
 
 def _make(parent: Path, name: str, version: int, controller: str) -> Path:
     """A group for a run under ``parent`` whose children can have limits of ``controller``; OSError when not."""
+    if version == 2 and controller not in (parent / "cgroup.controllers").read_text("ascii").split():
+        raise OSError(errno.ENOTSUP, f"its hierarchy has no {controller} controller")
     group = parent / name
     group.mkdir()
     try:
@@ -172,4 +175,5 @@ class ControlGroups:
                 return parent / run
             except OSError as error:
                 refused = error
-        raise UnavailableError(f"a {self.name} group with {controller} limits must be allowed", got=str(refused))
+        reason = None if refused is None else refused.strerror
+        raise UnavailableError(f"a {self.name} group with {controller} limits must be allowed", got=reason)

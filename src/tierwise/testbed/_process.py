@@ -131,11 +131,16 @@ class Spawner:
         self._children.append(child)
         return child
 
-    def start_module(self, name: str, module: str, *arguments: str, prefix: Sequence[str] = ()) -> Child:
-        """Start the function ``main(arguments)`` of a module of this room, through ``prefix``."""
-        # Not by -m: the room's own __init__ has imported the module before, of which runpy complains.
+    @staticmethod
+    def module_command(module: str, *arguments: str, prefix: Sequence[str] = ()) -> list[str]:
+        """The command that runs ``main(arguments)`` of an importable module, through ``prefix``."""
+        # Not by -m: the package's own __init__ may have imported the module before, of which runpy complains.
         program = f"import sys; from {module} import main; main(sys.argv[1:])"
-        return self.start(name, [*prefix, sys.executable, "-c", program, *arguments])
+        return [*prefix, sys.executable, "-c", program, *arguments]
+
+    def start_module(self, name: str, module: str, *arguments: str, prefix: Sequence[str] = ()) -> Child:
+        """`start` with `module_command`."""
+        return self.start(name, self.module_command(module, *arguments, prefix=prefix))
 
     def stop(self, child: Child) -> None:
         """End one process."""

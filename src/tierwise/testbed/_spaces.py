@@ -12,15 +12,16 @@ import msgspec
 from tierwise._seeds import stream_seed
 from tierwise.testbed._links import Network
 from tierwise.testbed._namespace import Namespace
-from tierwise.testbed._process import Spawner
+from tierwise.testbed._process import Child, Spawner
 from tierwise.testbed._proxy import ProxySpec
 from tierwise.topology import Link, Topology
 
 __all__ = ["ADDRESS_BITS", "Joint", "link_seed", "namespaced"]
 
 ADDRESS_BITS = 30
-# Joins the namespaces of the lower and the upper tier by a link; the two addresses are theirs on it.
-Joint = Callable[[Link, Namespace, Namespace, str, str], None]
+# Joins the namespaces of the lower and the upper tier by a link; the two addresses are theirs on it. Returns the
+# process that carries the link, where one does.
+Joint = Callable[[Link, Namespace, Namespace, str, str], Child | None]
 
 
 def link_seed(link: Link) -> int:
@@ -32,8 +33,8 @@ def link_seed(link: Link) -> int:
 class _Spaces(Network):
     """Each tier in a namespace of its own; link ``i`` is the network 10.77.i.0/30."""
 
-    def __init__(self, topology: Topology, spaces: dict[str, Namespace], spawner: Spawner) -> None:
-        self._topology, self._spaces, self._spawner = topology, spaces, spawner
+    def __init__(self, topology: Topology, spaces: dict[str, Namespace], spawner: Spawner, stack: ExitStack) -> None:
+        self._topology, self._spaces, self._spawner, self._stack = topology, spaces, spawner, stack
         self._gates: dict[tuple[str, str], str] = {}
 
     @property
@@ -66,6 +67,7 @@ class _Spaces(Network):
             gate = self._spawner.start_module(
                 f"gate-{tier}", "tierwise.testbed._proxy", msgspec.json.encode(spec).decode()
             )
+            self._stack.callback(self._spawner.stop, gate)
             self._gates[tier, address] = f"127.0.0.1:{int(gate.line(20.0))}"
         return self._gates[tier, address]
 
@@ -86,5 +88,7 @@ def namespaced(topology: Topology, spawner: Spawner, join: Joint) -> Iterator[Ne
                 spaces[tier.name].run("ip", "link set lo up")
         for index, (lower, upper) in enumerate(itertools.pairwise(topology.tiers)):
             if lower.name in spaces and upper.name in spaces:
-                join(topology.links[index], spaces[lower.name], spaces[upper.name], *_addresses(index))
-        yield _Spaces(topology, spaces, spawner)
+                carrier = join(topology.links[index], spaces[lower.name], spaces[upper.name], *_addresses(index))
+                if carrier is not None:
+                    stack.callback(spawner.stop, carrier)
+        yield _Spaces(topology, spaces, spawner, stack)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import final
 
 import msgspec
@@ -23,8 +23,8 @@ _HOST = "127.0.0.1"
 class _Loopback(Network):
     """All tiers on this machine's own loopback address; one proxy process for each port reached over a link."""
 
-    def __init__(self, topology: Topology, spawner: Spawner) -> None:
-        self._topology, self._spawner = topology, spawner
+    def __init__(self, topology: Topology, spawner: Spawner, stack: ExitStack) -> None:
+        self._topology, self._spawner, self._stack = topology, spawner, stack
         self._addresses: dict[tuple[str, str, int], str] = {}
 
     @property
@@ -46,6 +46,7 @@ class _Loopback(Network):
             proxy = self._spawner.start_module(
                 f"proxy-{lower}-{upper}", "tierwise.testbed._proxy", msgspec.json.encode(spec).decode()
             )
+            self._stack.callback(self._spawner.stop, proxy)
             self._addresses[key] = f"{_HOST}:{int(proxy.line(20.0))}"
         return self._addresses[key]
 
@@ -71,6 +72,7 @@ class ProxyMeans(LinkMeans):
 
         @contextmanager
         def open_network() -> Iterator[Network]:
-            yield _Loopback(topology, spawner)
+            with ExitStack() as stack:
+                yield _Loopback(topology, spawner, stack)
 
         return open_network()

@@ -67,9 +67,10 @@ class Testbed:
         calibration: Calibration,
         forwards: Mapping[tuple[str, str], str],
         nodes: Mapping[str, Child],
+        spawner: Spawner,
     ) -> None:
         self.topology, self.scaling, self.control, self.calibration = topology, scaling, control, calibration
-        self._forwards, self._nodes = forwards, nodes
+        self._forwards, self._nodes, self._spawner = forwards, nodes, spawner
 
     def forward(self, lower: str, upper: str) -> str:
         """Address at which the node of ``lower`` reaches the one of ``upper`` over the link between them.
@@ -84,18 +85,18 @@ class Testbed:
         return self._forwards[lower, upper]
 
     def alive(self) -> bool:
-        """Whether every node process still runs; what remote nodes do is not known here."""
-        return all(node.alive() for node in self._nodes.values())
+        """Whether every process of nodes and links still runs; what remote nodes do is not known here."""
+        return self._spawner.dead() is None
 
     def check_alive(self) -> None:
-        """Nothing, as long as every node process runs.
+        """Nothing, as long as every process of nodes and links runs.
 
         Raises:
             UnavailableError: One has ended; the message says how, and what it wrote last.
         """
-        for tier, node in self._nodes.items():
-            if not node.alive():
-                raise node.failure(f"the node of tier {tier} must keep running")
+        dead = self._spawner.dead()
+        if dead is not None:
+            raise dead.failure(f"the process {dead.name} must keep running")
 
     def node_pid(self, tier: str) -> int:
         """Process id of the node of an emulated tier; KeyError for a remote one."""
@@ -164,7 +165,7 @@ def open_testbed(
             load_before=load,
         )
         forwards = _forwards(scaled, network, started.ports)
-        yield Testbed(scaled, scaling, started.control, calibration, forwards, started.nodes)
+        yield Testbed(scaled, scaling, started.control, calibration, forwards, started.nodes, spawner)
 
 
 def _check_order(topology: Topology) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from tierwise.testbed._lane import MTU_BYTES, QUEUE_PACKETS
 from tierwise.testbed._links import Availability, LinkMeans, Network, shapes
 from tierwise.testbed._namespace import Namespace, namespaces_availability
-from tierwise.testbed._process import Spawner
+from tierwise.testbed._process import Child, Spawner
 from tierwise.testbed._relay import LOWER_DEVICE, UPPER_DEVICE, RelaySpec
 from tierwise.testbed._spaces import ADDRESS_BITS, link_seed, namespaced
 from tierwise.topology import Link, Topology
@@ -43,7 +43,7 @@ class TunMeans(LinkMeans):
     def network(self, topology: Topology, spawner: Spawner) -> AbstractContextManager[Network]:
         """See `LinkMeans.network`."""
 
-        def join(link: Link, lower: Namespace, upper: Namespace, lower_host: str, upper_host: str) -> None:
+        def join(link: Link, lower: Namespace, upper: Namespace, lower_host: str, upper_host: str) -> Child:
             up, down = shapes(link)
             spec = RelaySpec(lower_netns=lower.path, upper_netns=upper.path, up=up, down=down, seed=link_seed(link))
             relay = spawner.start_module(
@@ -57,5 +57,6 @@ class TunMeans(LinkMeans):
                     # Without an IPv6 address the kernel sends nothing of its own over the link.
                     f"link set {device} mtu {MTU_BYTES} txqueuelen {QUEUE_PACKETS} addrgenmode none up",
                 )
+            return relay
 
         return namespaced(topology, spawner, join)
