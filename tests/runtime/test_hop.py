@@ -28,6 +28,13 @@ def test_one_clock_tells_both_ways_apart() -> None:
     ]
 
 
+def test_without_a_link_both_ways_are_local() -> None:
+    timeline = Timeline()
+    count_hop(exchange(TOLD), "client", "address", timeline, over_link=False)
+    assert ("client", "local", 500) in timeline.entries()
+    assert {stage for _, stage, _ in timeline.entries()} == {"encode", "local", "infer", "decode"}
+
+
 def test_two_clocks_tell_their_sum() -> None:
     timeline = Timeline()
     # The other clock runs elsewhere altogether: only differences on it mean something.

@@ -22,6 +22,7 @@ STAGES = (
     "decode",
     "tail",
     "downlink",
+    "local",
     "postprocess",
     "network",
 )
@@ -29,7 +30,8 @@ STAGES = (
 
 ``infer`` is the whole uncut model; ``head``, ``middle`` and ``tail`` are the first, an inner and the last segment of a
 cut one. ``encode`` and ``decode`` turn tensors into messages and back. ``uplink`` and ``downlink`` lie between two
-tiers on one clock; where the clocks differ both together are ``network``. ``queue`` is waiting for the executor.
+tiers on one clock; where the clocks differ both together are ``network``; ``local`` is the way between an application
+and the node of its own device. ``queue`` is waiting for the executor.
 """
 
 

@@ -1,8 +1,8 @@
 """One hop of a request to the next node: its time on either side and between, and its account as parameters.
 
 The answering node says when the request's bytes had arrived and when the answer's left, on which clock. Where that is
-the asking side's clock too, the way there is ``uplink`` and the way back ``downlink``; otherwise both together are
-``network``, which is the time between sending and receiving less the time on the other host.
+the asking side's clock too, the way there is ``uplink`` and the way back ``downlink`` (``local`` where no link lies
+between); otherwise both together are ``network``, which is the time between sending and receiving less the time on the other host.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def to_parameters(
     }
 
 
-def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline) -> Account:
+def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *, over_link: bool = True) -> Account:
     """Add a hop and everything above it to the asking side's timeline.
 
     Args:
@@ -80,6 +80,8 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline) -
         tier: Name of the asking side; the link above it is counted for it.
         address: Where it went; stands in the path for a server that gives no account of itself.
         timeline: Receives the stages.
+        over_link: Whether a link lies between; without one (an application and the node of its own device) the way there
+            and back is ``local``.
 
     Returns:
         The account of the answering node (without the bytes of this hop).
@@ -102,12 +104,12 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline) -
         return Account(path=(address,))
     same_clock = told.get("tierwise.clock") == clock_name()
     if same_clock:
-        timeline.add(tier, "uplink", received_ns - exchange.sent_ns)
+        timeline.add(tier, "uplink" if over_link else "local", received_ns - exchange.sent_ns)
     else:
         timeline.add(tier, "network", outside_ns - (answered_ns - received_ns))
     for stage_tier, stage, ns in stages:
         timeline.add(stage_tier, stage, ns)
     if same_clock:
-        timeline.add(tier, "downlink", exchange.answered_ns - answered_ns)
+        timeline.add(tier, "downlink" if over_link else "local", exchange.answered_ns - answered_ns)
     timeline.add(tier, "decode", exchange.decode_ns)
     return account

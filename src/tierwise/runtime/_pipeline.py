@@ -69,7 +69,7 @@ class Pipeline:
         timeline = Timeline()
         timeline.add(CLIENT, "encode", time.monotonic_ns() - started_ns)
         exchange = self._client.exchange(request)
-        account = count_hop(exchange, CLIENT, self.address, timeline)
+        account = count_hop(exchange, CLIENT, self.address, timeline, over_link=False)
         started_ns = time.monotonic_ns()
         try:
             outputs = exchange.response.tensors()
