@@ -157,9 +157,10 @@ def test_accuracy_is_added_and_replaced(artifact: Artifact) -> None:
 def test_no_bytes_in_place_of_a_manifest_do_harm(junk: bytes) -> None:
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder, pytest.raises(ArtifactError):
+    with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "manifest.json").write_bytes(junk)
-        open_artifact(Path(folder))
+        with pytest.raises(ArtifactError):
+            open_artifact(Path(folder))
 
 
 def test_tensor_bytes() -> None:

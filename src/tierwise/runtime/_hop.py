@@ -1,8 +1,8 @@
 """One hop of a request to the next node: its time on either side and between, and its account as parameters.
 
 The answering node says when the request's bytes had arrived and when the answer's left, on which clock. Where that is
-the asking side's clock too, the way there is ``uplink`` and the way back ``downlink`` (``local`` where no link lies
-between); otherwise both together are ``network``, which is the time between sending and receiving less the time on the other host.
+the asking side's clock too, the way there is ``uplink`` and the way back ``downlink`` (both ``local`` where no link
+lies between). Otherwise both together are ``network``: the time between sending and receiving less that on the other host.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *
         tier: Name of the asking side; the link above it is counted for it.
         address: Where it went; stands in the path for a server that gives no account of itself.
         timeline: Receives the stages.
-        over_link: Whether a link lies between; without one (an application and the node of its own device) the way there
-            and back is ``local``.
+        over_link: Whether a link lies between; without one (an application and the node of its own device) the way
+            there and back is ``local``.
 
     Returns:
         The account of the answering node (without the bytes of this hop).
