@@ -28,7 +28,8 @@ def test_help_of_everything_has_examples() -> None:
     [
         (("nodes",), 2, "No such command 'nodes'"),
         (("node", "--pace", "3"), 2, "'--pace'"),
-        (("node", "--listen", "nowhere"), 2, "nowhere"),
+        (("node", "--listen", "nowhere"), 2, "neither HOST:PORT nor unix:PATH"),
+        (("node", "--listen", "256.0.0.1:1"), 3, "256.0.0.1:1"),
         (("topologies", "nope"), 2, "lan, paper, wifi-lte"),
         (("topologies", "--show", "nope"), 2, "lan, paper, wifi-lte"),
         (("infer", "m"), 2, "either a FILE or --text"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from typing import final
@@ -65,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     An error Tierwise raises on purpose is one line on stderr; ``--debug`` adds the traceback.
     """
+    # gRPC's own log lines repeat what our errors say, in another form.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:

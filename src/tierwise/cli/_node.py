@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -16,12 +17,20 @@ Examples:
 """
 
 
+def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    for address in given:
+        if not re.fullmatch(r"unix:.+|.+:\d{1,5}", address):
+            raise click.BadParameter(f"{address!r} is neither HOST:PORT nor unix:PATH")
+    return given
+
+
 @click.command(epilog=_EPILOG)
 @click.option(
     "--listen",
     "listen",
     metavar="ADDRESS",
     multiple=True,
+    callback=_addresses,
     default=("127.0.0.1:8001",),
     show_default=True,
     help="HOST:PORT or unix:PATH; may be given several times.",

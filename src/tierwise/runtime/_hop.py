@@ -2,7 +2,8 @@
 
 The answering node says when the request's bytes had arrived and when the answer's left, on which clock. Where that is
 the asking side's clock too, the way there is ``uplink`` and the way back ``downlink`` (both ``local`` where no link
-lies between). Otherwise both together are ``network``: the time between sending and receiving less that on the other host.
+lies between). Otherwise both together are ``network``: the time between sending and receiving less that on the other
+host.
 """
 
 from __future__ import annotations
