@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from tierwise._errors import StoreError, TamperedError
 from tierwise.measure import Profile, Record, SingleStream
 from tierwise.study import Campaign, StrategySpec, load_study, run_study
+from tierwise.study._lock import locked
 from tierwise.study._plan import Plan
 from tierwise.study._store import DATABASE, Store
 from tierwise.tasks import BuiltinTask, ResNet, Training
@@ -196,6 +198,32 @@ def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_record(
 
 
 @pytest.mark.emulation
+def test_a_node_that_dies_makes_failed_records_and_the_session_is_opened_again(
+    whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    reference, _ = whole
+    with running(tmp_path / "study", reference / "cache") as (process, heard):
+        next(line for line in heard if line == "advance session 1 of 2: measure")
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if {"node", "--tier", "high"} <= set(child.cmdline()):
+                child.kill()
+        said = list(heard)
+        assert process.wait() == 0, said
+    assert any("node died in session 1" in line for line in said)
+    study = load_study(tmp_path / "study")
+    assert study.complete
+    assert sorted(record.key for record in study.records) == sorted(PLANNED)
+    assert [(session.number, session.attempt) for session in study.sessions] == [(0, 0), (0, 1), (1, 0)]
+    failed = [record for record in study.records if record.error is not None]
+    # The block it died in is kept as it was; the strategy that needs no other tier did not mind.
+    assert {record.strategy for record in failed} <= {"identity@high", "partition@low|high"}
+    assert {record.attempt for record in failed} == {0}
+    assert 1 <= len(failed) <= 4
+    for cell in study.cells:
+        assert cell.errors == sum(record.strategy == cell.strategy for record in failed)
+
+
+@pytest.mark.emulation
 def test_what_is_finished_is_not_measured_again(whole: tuple[Path, list[str]]) -> None:
     folder, _ = whole
     before = load_study(folder / "study")
@@ -215,6 +243,12 @@ def test_another_study_in_the_same_directory_is_refused(whole: tuple[Path, list[
     other = msgspec.structs.replace(TINY, strategies=(StrategySpec(chain="sptq"), StrategySpec(chain="partition")))
     with pytest.raises(StoreError, match=r"strategies\[0\]\.chain is 'identity', but got 'sptq'"):
         run_study(other, folder / "study", cache=folder / "cache")
+
+
+def test_a_study_at_work_is_left_alone(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(StoreError, match=rf"one process at a time, but got process {os.getpid()}"):
+        run_study(TINY, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.lock"]
 
 
 @pytest.mark.emulation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import final
 import msgspec
 
 from tierwise._clock import SystemClock
-from tierwise._errors import RemoteError
+from tierwise._errors import EmulationError, RemoteError
 from tierwise.artifact import Artifact
 from tierwise.measure import Progress, Turn, read_environment, run_block, run_cold, warm_up
 from tierwise.runtime import Pipeline, PipelineSUT, Placed, Share, deploy, undeploy
@@ -28,6 +29,8 @@ from tierwise.wire import InferenceClient
 
 __all__ = ["Equipment", "run_session"]
 
+# What disturbs a machine may be over soon; a topology that it cannot emulate stays that way.
+_OPENINGS, _PAUSE_S = 3, 10.0
 # A request that takes longer has failed; over the slowest link an answer may well take seconds.
 _TIMEOUT_S = 30.0
 
@@ -75,16 +78,7 @@ def run_session(equipment: Equipment, store: Store, number: int, progress: Progr
     title = f"session {number + 1} of {plan.profile.sessions}"
     with contextlib.ExitStack() as stack:
         with progress.step(f"{title}: start nodes, verify links and tiers", None):
-            bed = stack.enter_context(
-                open_testbed(
-                    equipment.topology,
-                    workdir=equipment.workdir,
-                    link_means=equipment.link_means,
-                    limiter=equipment.limiter,
-                    machine_cpus=equipment.machine_cpus,
-                    report=progress.say,
-                )
-            )
+            bed = _open(stack, equipment, store, progress)
         stored = StoredSession(environment=read_environment(), calibration=msgspec.to_builtins(bed.calibration))
         attempt = store.open_session(number, stored)
         bench = _Bench(equipment, bed, store, Turn(session=number, attempt=attempt, labels=equipment.inputs.labels))
@@ -95,6 +89,33 @@ def run_session(equipment: Equipment, store: Store, number: int, progress: Progr
             complete = bench.measure(title, progress)
         store.add_to_session(number, attempt, "environment_after", read_environment())
     return complete
+
+
+def _open(stack: contextlib.ExitStack, equipment: Equipment, store: Store, progress: Progress) -> Testbed:
+    """Enter a testbed that is as asked, by the same means in all sessions of a study."""
+    link_means, limiter = equipment.link_means, equipment.limiter
+    for row in store.sessions()[:1]:
+        first = msgspec.json.decode(row[2], type=StoredSession).calibration
+        link_means, limiter = first["link_means"], first["limiter"]
+    left = _OPENINGS
+    while True:
+        left -= 1
+        try:
+            return stack.enter_context(
+                open_testbed(
+                    equipment.topology,
+                    workdir=equipment.workdir,
+                    link_means=link_means,
+                    limiter=limiter,
+                    machine_cpus=equipment.machine_cpus,
+                    report=progress.say,
+                )
+            )
+        except EmulationError as error:
+            if left == 0:
+                raise
+            progress.say(f"{error} Trying again in {_PAUSE_S:g} s, {left} more times.")
+            time.sleep(_PAUSE_S)
 
 
 @contextlib.contextmanager
