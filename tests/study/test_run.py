@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tierwise._errors import StoreError, TamperedError
-from tierwise.measure import Profile, Record, SingleStream
+from tierwise.measure import Profile, Record, Server, SingleStream
 from tierwise.study import Campaign, StrategySpec, load_study, run_study
 from tierwise.study._lock import locked
 from tierwise.study._plan import Plan
@@ -221,6 +221,27 @@ def test_a_node_that_dies_makes_failed_records_and_the_session_is_opened_again(
     assert 1 <= len(failed) <= 4
     for cell in study.cells:
         assert cell.errors == sum(record.strategy == cell.strategy for record in failed)
+
+
+@pytest.mark.emulation
+def test_the_server_scenario_runs_through_nodes(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    reference, _ = whole
+    campaign = msgspec.structs.replace(
+        TINY,
+        scenario=Server(rate_per_s=100, queries=40, outstanding=8),
+        profile=Profile(samples=4, cold_starts=2, warmup_window=2, warmup_windows=2),
+    )
+    study = run_study(campaign, tmp_path / "study", cache=reference / "cache")
+    assert study.complete
+    warm = [record for record in study.records if not record.cold]
+    assert (len(warm), len(study.records)) == (3 * 40, 3 * 40 + 3 * 2)
+    assert {record.error for record in study.records} == {None}
+    for cell in study.cells:
+        assert len(cell.cold_starts_s) == 2
+        assert cell.throughput_per_s == pytest.approx(100, rel=0.5)
+    # All strategies get the same requests at the same times after the start of their run.
+    asked = {name: [(record.query, record.sample) for record in warm if record.strategy == name] for name in IDS}
+    assert asked[IDS[0]] == asked[IDS[1]] == asked[IDS[2]]
 
 
 @pytest.mark.emulation

@@ -50,11 +50,11 @@ class Variant:
     Attributes:
         key: Name inside the study, unique.
         manifest: Its manifest; `Manifest.accuracy` holds the measured accuracy on the test split.
-        digest: SHA-256 of the manifest as built (before accuracy was written into it).
+        digest: SHA-256 of the manifest, which holds the hash of every file.
         directory: Where the artifact lies, relative to the study's directory or absolute.
         artifact_bytes: Bytes of all its files.
-        agreement_frac: Share of the loaded inputs for which every deployed answer was the class that the same artifact
-            gives when it is run directly, here; None before anything was measured.
+        agreement_frac: Share of the answered requests whose class is the one that the same artifact gives when it is
+            run here directly, without nodes and links; None before anything was measured.
     """
 
     key: str

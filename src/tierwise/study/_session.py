@@ -14,9 +14,10 @@ from typing import final
 import msgspec
 
 from tierwise._clock import SystemClock
-from tierwise._errors import EmulationError, RemoteError
+from tierwise._errors import EmulationError, RemoteError, UnavailableError
+from tierwise._units import format_bytes
 from tierwise.artifact import Artifact
-from tierwise.measure import Progress, Turn, read_environment, run_block, run_cold, warm_up
+from tierwise.measure import Progress, Reply, Turn, read_environment, run_block, run_cold, warm_up
 from tierwise.runtime import Pipeline, PipelineSUT, Placed, Share, deploy, undeploy
 from tierwise.study._inputs import Inputs
 from tierwise.study._plan import Plan
@@ -71,8 +72,7 @@ def run_session(equipment: Equipment, store: Store, number: int, progress: Progr
 
     Raises:
         EmulationError: A tier or a link came out too far from its spec.
-        UnavailableError: The machine cannot emulate the topology.
-        RemoteError: A strategy could not be deployed.
+        UnavailableError: The machine cannot emulate the topology, or a node died of loading a strategy.
     """
     plan = equipment.plan
     title = f"session {number + 1} of {plan.profile.sessions}"
@@ -161,11 +161,12 @@ class _Bench:
             for cold in cold_starts:
                 key = (cold.strategy, self._plan.scenario.TAG, self._turn.session, cold.number, 0, True)
                 if key not in known or cold.strategy not in deployed:
-                    load_s = self._deploy(self._equipment.strategies[cold.strategy], again=cold.strategy in deployed)
+                    strategy = self._equipment.strategies[cold.strategy]
+                    load_s, failure = self._deploy(strategy, again=cold.strategy in deployed)
                     deployed.add(cold.strategy)
                     if key not in known:
                         record = run_cold(
-                            self._systems[cold.strategy],
+                            _Unloaded(strategy.id, failure) if failure else self._systems[strategy.id],
                             self._plan.scenario,
                             cold.number,
                             cold.sample,
@@ -215,13 +216,33 @@ class _Bench:
     def _artifact(self, strategy: Strategy) -> Artifact:
         return self._equipment.artifacts[strategy.variant]
 
-    def _deploy(self, strategy: Strategy, *, again: bool) -> float:
-        """Load a strategy onto its nodes; the sum of their session creation times."""
+    def _deploy(self, strategy: Strategy, *, again: bool) -> tuple[float, RemoteError | None]:
+        """Load a strategy onto its nodes.
+
+        Returns:
+            The sum of their session creation times, and why it could not be loaded (None where it could): a node that
+            refuses a strategy is a finding about the strategy, and its requests will fail with what the node says.
+
+        Raises:
+            UnavailableError: A node died of it; nothing can be measured beside that strategy.
+        """
         placement = self._placement(strategy)
-        if again:
-            undeploy(strategy.id, placement)
-        deploy(self._artifact(strategy), strategy.id, placement)
-        return sum(_load_s(placed.control, strategy.id) for placed in placement)
+        try:
+            if again:
+                with contextlib.suppress(RemoteError):  # the last time it may have failed too
+                    undeploy(strategy.id, placement)
+            deploy(self._artifact(strategy), strategy.id, placement)
+            return sum(_load_s(placed.control, strategy.id) for placed in placement), None
+        except RemoteError as error:
+            if self._bed.alive():
+                return 0.0, error
+            memory = ", ".join(f"{tier.name} {format_bytes(tier.memory_bytes)}" for tier in self._bed.topology.tiers)
+            raise UnavailableError(
+                f"every node must bear all strategies of the study at once (memory: {memory})",
+                got=f"a node that died while {strategy.id} was loaded",
+                where=strategy.id,
+                fix="Take that strategy out of the study, or give its tiers more memory",
+            ) from error
 
     def _placement(self, strategy: Strategy) -> Sequence[Placed]:
         shares = []
@@ -235,6 +256,18 @@ class _Bench:
             )
             done += runs
         return shares
+
+
+@final
+class _Unloaded:
+    """A strategy that no node would load, as a system under test."""
+
+    def __init__(self, name: str, reason: RemoteError) -> None:
+        self.name, self._reason = name, reason
+
+    def issue(self, sample: int) -> Reply:
+        """Fail as loading did."""
+        raise self._reason
 
 
 def _load_s(address: str, model: str) -> float:

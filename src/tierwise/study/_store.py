@@ -115,6 +115,12 @@ class Store:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError):
                 raise
+            if isinstance(error, sqlite3.OperationalError):
+                raise StoreError(
+                    f"the study's database must be usable ({error})",
+                    where=self.path,
+                    fix="Look whether the disk is full, the file may be written, or another program holds it",
+                ) from error
             raise StoreError(
                 f"the study's database must be readable ({error})",
                 where=self.path,
