@@ -7,6 +7,7 @@ is multiplied by what full TCP segments carry besides payload.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import statistics
@@ -31,6 +32,8 @@ _EXCESS_BITS = 8e6
 # The first part of a transfer is not counted: TCP has not filled the link yet.
 _COUNTED_FROM = 0.6
 _DEAF_S = 3.0
+# Enough for a link of several Gbit/s; more only takes memory and time.
+_MOST_BYTES = 200_000_000
 
 Curve = list[tuple[float, int]]
 
@@ -70,7 +73,9 @@ class LinkFigures(Spec, frozen=True, kw_only=True):
 
 
 def _rate_bps(curve: Curve, payload_bytes: int) -> float:
-    """Rate of IP packets in the counted part of a curve of (instant, bytes so far)."""
+    """Rate of IP packets in the counted part of a curve of (instant, bytes so far); 0 where nothing came."""
+    if not curve:
+        return 0.0
     begin_s, begin_bytes = next(point for point in curve if point[1] >= _COUNTED_FROM * curve[-1][1])
     if curve[-1][0] <= begin_s:
         # Everything came at once; count from the very first byte.
@@ -78,12 +83,17 @@ def _rate_bps(curve: Curve, payload_bytes: int) -> float:
     return (curve[-1][1] - begin_bytes) * 8 * MTU_BYTES / payload_bytes / max(curve[-1][0] - begin_s, 1e-9)
 
 
-def _receive(connection: socket.socket, size_bytes: int) -> Curve:
-    """Read ``size_bytes``; every read is a point."""
+def _receive(connection: socket.socket, size_bytes: int, longest_s: float) -> Curve:
+    """Read ``size_bytes``, but no longer than that; every read is a point."""
     curve: Curve = []
     total, buffer = 0, bytearray(_CHUNK_BYTES)
-    while total < size_bytes:
-        got = connection.recv_into(buffer)
+    until_s = time.monotonic() + longest_s
+    connection.settimeout(longest_s)
+    while total < size_bytes and time.monotonic() < until_s:
+        try:
+            got = connection.recv_into(buffer)
+        except TimeoutError:
+            break
         if not got:
             break
         total += got
@@ -93,8 +103,19 @@ def _receive(connection: socket.socket, size_bytes: int) -> Curve:
 
 def _send(connection: socket.socket, size_bytes: int) -> None:
     chunk = bytes(_CHUNK_BYTES)
-    for start in range(0, size_bytes, _CHUNK_BYTES):
-        connection.sendall(chunk[: size_bytes - start])
+    with contextlib.suppress(OSError):  # a receiver that has seen enough hangs up
+        for start in range(0, size_bytes, _CHUNK_BYTES):
+            connection.sendall(chunk[: size_bytes - start])
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = connection.recv(_CHUNK_BYTES)
+        if not part:
+            raise ConnectionError("the other end of the measurement hung up")
+        line += part
+    return line
 
 
 def _blast(out: socket.socket, target: tuple[str, int], rate_bps: float, count: int) -> None:
@@ -166,11 +187,12 @@ class _Server:
                 while byte := connection.recv(1):
                     connection.sendall(byte)
             elif what == "sink":
-                connection.sendall(msgspec.json.encode(_receive(connection, size)))
+                connection.sendall(msgspec.json.encode(_receive(connection, size, quiet_s)) + b"\n")
+                _receive(connection, size, _DEAF_S)  # what is still under way, until the sender hangs up
             elif what == "source":
                 _send(connection, size)
             elif what == "count":
-                connection.sendall(msgspec.json.encode(_collect(self._udp, size, quiet_s)))
+                connection.sendall(msgspec.json.encode(_collect(self._udp, size, quiet_s)) + b"\n")
             elif what == "blast":
                 # The asker's datagram says where to; it may be lost, so it comes several times.
                 self._udp.settimeout(_DEAF_S)
@@ -224,24 +246,23 @@ class _Client:
                 time.sleep(random.uniform(0.001, 0.004))
         return times_s[3:]
 
-    def _bytes(self, rate_bps: float) -> int:
-        """As much as fills the link for long enough to leave slow start, within two seconds."""
+    def _bytes(self, rate_bps: float) -> tuple[int, float]:
+        """As much as fills the link for long enough to leave slow start; and when to give up on a slower one."""
         seconds = min(2.0, (0.6 if rate_bps > 5e6 else 1.0) + 25 * self._plan.rtt_s)
-        return max(20 * SEGMENT_BYTES, int(rate_bps / 8 * seconds))
+        size = min(_MOST_BYTES, max(20 * SEGMENT_BYTES, int(rate_bps / 8 * seconds)))
+        return size, 2 * seconds + 1.0
 
     def _upload(self) -> float:
-        size = self._bytes(self._plan.up_bps)
-        with self._ask("sink", size) as connection:
-            _send(connection, size)
-            text = b""
-            while part := connection.recv(_CHUNK_BYTES):
-                text += part
-        return _rate_bps(msgspec.json.decode(text, type=Curve), SEGMENT_BYTES)
+        size, longest_s = self._bytes(self._plan.up_bps)
+        with self._ask("sink", size, quiet_s=longest_s) as connection:
+            # Beside the reading, since the sink may have seen enough before all is sent.
+            threading.Thread(target=_send, args=(connection, size), daemon=True).start()
+            return _rate_bps(msgspec.json.decode(_read_line(connection), type=Curve), SEGMENT_BYTES)
 
     def _download(self) -> float:
-        size = self._bytes(self._plan.down_bps)
+        size, longest_s = self._bytes(self._plan.down_bps)
         with self._ask("source", size) as connection:
-            return _rate_bps(_receive(connection, size), SEGMENT_BYTES)
+            return _rate_bps(_receive(connection, size, longest_s), SEGMENT_BYTES)
 
     def _count(self, rate_bps: float) -> int:
         seconds = min(1.5, _EXCESS_BITS / ((_OVERLOAD - 1) * rate_bps))
@@ -254,10 +275,7 @@ class _Client:
         with self._ask("count", count, quiet_s=quiet_s) as connection, _datagrams() as udp:
             time.sleep(self._plan.rtt_s + 0.1)  # until the server listens
             _blast(udp, self._target, _OVERLOAD * rate_bps, count)
-            text = b""
-            while part := connection.recv(_CHUNK_BYTES):
-                text += part
-        return msgspec.json.decode(text, type=Curve), count
+            return msgspec.json.decode(_read_line(connection), type=Curve), count
 
     def _datagrams_down(self) -> tuple[Curve, int]:
         rate_bps = self._plan.down_bps

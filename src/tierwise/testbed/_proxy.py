@@ -56,18 +56,24 @@ class ProxySpec(Spec, frozen=True, kw_only=True):
     netns: str | None = None
 
 
-def stall_s(draw: Callable[[], float], segments: int, loss_frac: float, rtt_s: float) -> float:
-    """How long a stream stands still when each of ``segments`` sent together may be lost.
+def stall_s(
+    draw: Callable[[], float], loss_frac: float, rtt_s: float, *, followed: int, last: bool, alone: bool
+) -> float:
+    """How long a stream stands still because segments that were sent may be lost, each with ``loss_frac``.
 
-    A segment with others behind it is sent again after one round trip (fast retransmission); the last one after two
-    (a tail loss probe), plus the smallest timeout when it was alone.
+    Args:
+        draw: Draws evenly from 0 to 1.
+        loss_frac: Probability of a loss.
+        rtt_s: Round trip of the link.
+        followed: Segments with others behind them: sent again after one round trip (fast retransmission).
+        last: Whether a segment with nothing behind it was sent too: sent again after two (a tail loss probe).
+        alone: Whether that one was the only one under way: the smallest timeout passes besides.
     """
     if loss_frac == 0.0:
         return 0.0
-    if draw() < loss_frac:
-        return 2 * rtt_s + (_TIMEOUT_S if segments == 1 else 0.0)
-    inner = 1.0 - (1.0 - loss_frac) ** (segments - 1)
-    return rtt_s if draw() < inner else 0.0
+    if last and draw() < loss_frac:
+        return 2 * rtt_s + (_TIMEOUT_S if alone else 0.0)
+    return rtt_s if followed and draw() < 1.0 - (1.0 - loss_frac) ** followed else 0.0
 
 
 @final
@@ -110,11 +116,20 @@ class _Way:
         wire = self._wire
         # Before the handshake's round trip is over, a real sender could not have sent this.
         now_s = max(self._loop.time() - wire.lateness.usual_s, self._opened_s)
+        idle = wire.lane.backlog_s(now_s) == 0.0
         for start in range(0, len(data), wire.piece_bytes):
             piece = data[start : start + wire.piece_bytes]
             segments = math.ceil(len(piece) / SEGMENT_BYTES)
             out_s = wire.lane.enter(now_s, len(piece) + HEADER_BYTES * segments)
-            stall = stall_s(wire.draw, segments, wire.shape.loss_frac, wire.rtt_s)
+            last = start + wire.piece_bytes >= len(data)
+            stall = stall_s(
+                wire.draw,
+                wire.shape.loss_frac,
+                wire.rtt_s,
+                followed=segments - last,
+                last=last,
+                alone=idle and len(data) <= SEGMENT_BYTES,
+            )
             self._hold((out_s or now_s) + stall, piece)
         if wire.lane.backlog_s(now_s) > wire.full_s and self.source is not None:
             self._reading = False

@@ -9,7 +9,6 @@ from typing import final
 
 import msgspec
 
-from tierwise._seeds import stream_seed
 from tierwise.testbed._links import Network
 from tierwise.testbed._namespace import Namespace
 from tierwise.testbed._process import Child, Spawner
@@ -26,6 +25,9 @@ Joint = Callable[[Link, Namespace, Namespace, str, str], Child | None]
 
 def link_seed(link: Link) -> int:
     """Seed of a link's jitter and loss: the same link behaves alike in every run."""
+    # Imported here: relays and proxies, which start by the same package, do without NumPy.
+    from tierwise._seeds import stream_seed
+
     return stream_seed(0, "link", link.lower, link.upper)
 
 

@@ -1,0 +1,85 @@
+"""What counts as right, and what the error says when it is not."""
+
+import msgspec
+import pytest
+
+from tierwise._errors import EmulationError
+from tierwise.testbed import Calibration, LinkFigures, TierCalibration, rtt_slack_s
+from tierwise.testbed._calibration import asked_link, check_link, check_tier
+from tierwise.topology import Link
+
+LINK = Link(lower="mobile", upper="edge", up_bps=200e6, down_bps=100e6, rtt_s=0.02)
+
+
+def figures(up_bps: float = 200e6, down_bps: float = 100e6, rtt_s: float = 0.02) -> LinkFigures:
+    return LinkFigures(up_bps=up_bps, down_bps=down_bps, rtt_s=rtt_s, rtt_low_s=rtt_s)
+
+
+def tier(asked_slowdown: float = 2.0) -> TierCalibration:
+    return TierCalibration(
+        tier="mobile",
+        asked_cpus=1 / asked_slowdown,
+        threads=1,
+        cpu_means="duty",
+        memory_bytes=10**9,
+        memory_means="none",
+        asked_slowdown=asked_slowdown,
+    )
+
+
+def test_a_link_within_a_tenth_is_accepted_with_its_deviation() -> None:
+    entry = check_link(LINK, "tun", figures(up_bps=190e6, rtt_s=0.0215), tries=2)
+    assert entry.off_frac == pytest.approx(0.075)
+    assert (entry.up_bps, entry.asked_up_bps, entry.means, entry.tries) == (190e6, 200e6, "tun", 2)
+
+
+@pytest.mark.parametrize(
+    ("measured", "text"),
+    [
+        (figures(up_bps=150e6), "150 Mbit/s up where 200 Mbit/s was asked for"),
+        (figures(down_bps=120e6), "120 Mbit/s down where 100 Mbit/s was asked for"),
+        (figures(rtt_s=0.03), "30 ms round trip where 20 ms was asked for"),
+    ],
+)
+def test_a_link_that_is_off_stops_with_both_figures(measured: LinkFigures, text: str) -> None:
+    with pytest.raises(EmulationError, match="within 10% of its spec") as caught:
+        check_link(LINK, "tun", measured, tries=3)
+    assert text in str(caught.value)
+    assert "link mobile to edge" in str(caught.value)
+    assert "(tun, 3 tries)" in str(caught.value)
+
+
+def test_a_small_packets_own_time_on_a_slow_wire_is_no_deviation() -> None:
+    slow = Link(lower="edge", upper="cloud", up_bps=1e6, down_bps=1e6, rtt_s=0.0)
+    assert rtt_slack_s(slow) == pytest.approx(0.3e-3 + 2 * 53 * 8 / 1e6)
+    assert check_link(slow, "tun", figures(1e6, 1e6, 1.0e-3), tries=1).off_frac == 0.0
+    with pytest.raises(EmulationError, match="2 ms round trip where 0 s was asked for"):
+        check_link(slow, "tun", figures(1e6, 1e6, 2e-3), tries=1)
+
+
+def test_a_tier_is_accepted_or_stops_with_both_figures() -> None:
+    entry = check_tier(tier(), short=2.1, long=1.96, tries=1)
+    assert entry.off_frac == pytest.approx(0.05)
+    assert (entry.short_slowdown, entry.long_slowdown) == (2.1, 1.96)
+    with pytest.raises(
+        EmulationError, match=r"1\.01 times slower on short work where 2 was asked for \(duty, 4 tries\)"
+    ):
+        check_tier(tier(), short=1.01, long=2.0, tries=4)
+    with pytest.raises(EmulationError, match=r"tier mobile with 0\.5 CPUs: .* 2\.5 times slower on long work where 2"):
+        check_tier(tier(), short=2.0, long=2.5, tries=4)
+
+
+def test_a_calibration_travels_as_json_and_knows_its_worst() -> None:
+    links = (check_link(LINK, "tun", figures(up_bps=190e6), 1), asked_link(LINK, "real"))
+    calibration = Calibration(
+        link_means="tun",
+        limiter="duty",
+        memory_limiter="none",
+        links=links,
+        tiers=(check_tier(tier(), 2.14, 2.0, 1),),
+        load_before=0.5,
+    )
+    assert calibration.worst_off_frac == pytest.approx(0.07)
+    assert msgspec.json.decode(msgspec.json.encode(calibration), type=Calibration) == calibration
+    nothing = msgspec.structs.replace(calibration, links=(asked_link(LINK, "tun"),), tiers=(tier(),))
+    assert nothing.worst_off_frac is None
