@@ -6,6 +6,7 @@ from typing import assert_never
 
 from tierwise.operators._identity import Identity, identity
 from tierwise.operators._partition import Partition, partition, resolve_partition
+from tierwise.operators._qat import QAT, qat, resolve_qat
 from tierwise.operators._spec import OperatorSpec
 from tierwise.operators._static_ptq import StaticPTQ, resolve_static_ptq, static_ptq
 from tierwise.operators._work import Context, Work
@@ -24,6 +25,8 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
             return identity(spec, work, context)
         case StaticPTQ():
             return static_ptq(spec, work, context)
+        case QAT():
+            return qat(spec, work, context)
         case Partition():
             return partition(spec, work, context)
         case _:
@@ -39,6 +42,8 @@ def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
     match spec:
         case StaticPTQ():
             return resolve_static_ptq(spec)
+        case QAT():
+            return resolve_qat(spec)
         case Partition():
             return resolve_partition(spec, work, context)
         case _:

@@ -28,9 +28,7 @@ def open_session(model: onnx.ModelProto) -> Any:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def answers(
-    model: onnx.ModelProto, task: Task, split: str, items: int | None = None
-) -> dict[str, npt.NDArray[Any]]:
+def answers(model: onnx.ModelProto, task: Task, split: str, items: int | None = None) -> dict[str, npt.NDArray[Any]]:
     """All outputs of ``model`` for the first ``items`` of a split (None: all), by name."""
     session = open_session(model)
     names = [value.name for value in session.get_outputs()]

@@ -12,16 +12,22 @@ from tierwise._config import convert
 from tierwise._errors import ChainError, InputError
 from tierwise.operators._identity import Identity
 from tierwise.operators._partition import Partition
+from tierwise.operators._qat import QAT
 from tierwise.operators._static_ptq import StaticPTQ
 from tierwise.operators._work import Stage
 from tierwise.tasks import Task
 
 __all__ = ["OPERATORS", "OperatorSpec", "chain_text", "check_chain", "parse_chain"]
 
-OperatorSpec = Identity | StaticPTQ | Partition
+OperatorSpec = Identity | StaticPTQ | QAT | Partition
 """What can stand in a chain; ``op`` tells which in TOML and JSON."""
 
-OPERATORS: tuple[type[Identity] | type[StaticPTQ] | type[Partition], ...] = (Identity, StaticPTQ, Partition)
+OPERATORS: tuple[type[Identity] | type[StaticPTQ] | type[QAT] | type[Partition], ...] = (
+    Identity,
+    StaticPTQ,
+    QAT,
+    Partition,
+)
 """All of them, in the order of their stages."""
 
 
