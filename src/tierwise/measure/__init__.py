@@ -16,6 +16,7 @@ from tierwise.measure._effect import (
     mcnemar,
     newcombe,
 )
+from tierwise.measure._energy import Energy, Power, modelled_energy
 from tierwise.measure._environment import Environment, Throttling, read_environment
 from tierwise.measure._load import Turn, class_of, run_block, run_cold
 from tierwise.measure._progress import Advance, Progress, Silent
@@ -35,6 +36,7 @@ __all__ = [
     "Blocked",
     "Bootstrap",
     "Delta",
+    "Energy",
     "Environment",
     "Estimate",
     "Friedman",
@@ -42,6 +44,7 @@ __all__ = [
     "McNemar",
     "Offline",
     "Pair",
+    "Power",
     "Profile",
     "ProfileName",
     "Progress",
@@ -73,6 +76,7 @@ __all__ = [
     "isa",
     "kruskal_conover",
     "mcnemar",
+    "modelled_energy",
     "newcombe",
     "plan_round",
     "profile",

@@ -1,8 +1,8 @@
 """Bootstrap intervals that resample whole blocks, bias-corrected and accelerated.
 
 BCa: Efron and Tibshirani, An Introduction to the Bootstrap, section 14.3, equations 14.9, 14.10, 14.14 and 14.15.
-Blocks are drawn with replacement and every strategy keeps the measurements of the drawn blocks, so that what varies from
-block to block (the input, the state of the machine) is common to all strategies of a replicate.
+Blocks are drawn with replacement and every strategy keeps the measurements of the drawn blocks, so that what varies
+from block to block (the input, the state of the machine) is common to all strategies of a replicate.
 """
 
 from __future__ import annotations
