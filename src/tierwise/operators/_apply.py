@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from tierwise.operators._distill import Distill, distill, resolve_distill
 from tierwise.operators._identity import Identity, identity
 from tierwise.operators._partition import Partition, partition, resolve_partition
+from tierwise.operators._prune import Prune, prune, resolve_prune
 from tierwise.operators._qat import QAT, qat, resolve_qat
 from tierwise.operators._spec import OperatorSpec
 from tierwise.operators._static_ptq import StaticPTQ, resolve_static_ptq, static_ptq
@@ -23,6 +25,10 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
     match spec:
         case Identity():
             return identity(spec, work, context)
+        case Prune():
+            return prune(spec, work, context)
+        case Distill():
+            return distill(spec, work, context)
         case StaticPTQ():
             return static_ptq(spec, work, context)
         case QAT():
@@ -40,6 +46,10 @@ def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
         InputError: As `apply`.
     """
     match spec:
+        case Prune():
+            return resolve_prune(spec, work, context)
+        case Distill():
+            return resolve_distill(spec, work)
         case StaticPTQ():
             return resolve_static_ptq(spec)
         case QAT():

@@ -35,7 +35,7 @@ class Blueprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     subject: Subject | None = None
     shares: tuple[float, float] | None = None
-    sizes: dict[str, dict[str, Size]] = {}
+    sizes: dict[str, dict[str, Size]] = msgspec.field(default_factory=dict)
 
 
 def built(task: Task, blueprint: Blueprint, progress: Progress) -> nn.Module:

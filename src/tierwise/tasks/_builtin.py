@@ -136,9 +136,12 @@ def _encoding(spec: BuiltinTask, dataset: Dataset) -> InputEncoding:
 
 
 def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:
+    asked = msgspec.to_builtins(spec)
+    # A subject's options that are not given decide nothing; so a new one does not rename what was trained before.
+    asked["subject"] = {key: value for key, value in asked["subject"].items() if value is not None}
     decisive = {
         "revision": REVISION,
-        "spec": msgspec.to_builtins(spec),
+        "spec": asked,
         "data": [dataset.revision, *(file.sha256 for file in dataset.files)],
         "cut": [dataset.calibration_items, dataset.validation_items, dataset.test_items],
         "encoding": msgspec.to_builtins(_encoding(spec, dataset)),
