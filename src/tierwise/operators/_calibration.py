@@ -130,7 +130,8 @@ class _Seen:
 def _least_divergence(histogram: npt.NDArray[np.int64], levels: int) -> int:
     """Bins to keep so that ``levels`` steps over them represent the histogram best."""
     divergences = {kept: _divergence(histogram, kept, levels) for kept in [*range(levels, _BINS, _STEP), _BINS]}
-    return min(divergences, key=lambda kept: divergences[kept])
+    best: int = min(divergences, key=lambda kept: divergences[kept])
+    return best
 
 
 def _divergence(histogram: npt.NDArray[np.int64], kept: int, levels: int) -> float:

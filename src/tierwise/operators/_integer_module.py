@@ -46,7 +46,8 @@ class IntegerModule(nn.Module):
     """Runs the operators of ``graph``, a quantised model, on float weights.
 
     Every QuantizeLinear of an activation becomes a `LearnedRange`, the same one where the graph shares a scale; every
-    integer weight becomes the float weight it was made of, rounded in the forward pass. Weights, biases and norms are trained, all else stays.
+    integer weight becomes the float weight it was made of, rounded in the forward pass. Weights, biases and norms are
+    trained, all else stays.
 
     Args:
         graph: A model that `tierwise.operators._quantise.quantised` gave.
@@ -65,7 +66,7 @@ class IntegerModule(nn.Module):
         self._floats = {tensor.name: tensor for tensor in floating.graph.initializer}
         self._stored = {tensor.name: tensor for tensor in graph.graph.initializer}
         self._trainable = _trainable(floating)
-        self.weights, self.ranges = nn.ParameterList(), nn.ModuleList()
+        self.weights, self.ranges = nn.ModuleList(), nn.ModuleList()
         self._weight_index: dict[str, int] = {}
         self._range_of: dict[str, LearnedRange] = {}
         self._constants: dict[str, torch.Tensor] = {}
@@ -114,7 +115,7 @@ class IntegerModule(nn.Module):
         if name not in self._weight_index:
             array = onnx.numpy_helper.to_array(self._floats[name])
             self._weight_index[name] = len(self.weights)
-            self.weights.append(nn.Parameter(torch.from_numpy(array.copy())))
+            self.weights.append(_Weight(torch.from_numpy(array.copy())))
         return self._weight_index[name]
 
     def _value(self, name: str) -> str:
@@ -131,10 +132,9 @@ class IntegerModule(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """The model's first output for its inputs in their order."""
         values: dict[str, Any] = {**self._constants, **dict(zip(self._inputs, inputs, strict=True)), "": None}
-        values |= {name: self.weights[index] for name, index in self._weight_index.items()}
-        values |= {
-            name: rounded_weight(self.weights[how.index], how.axis, how.limit) for name, how in self._rounded.items()
-        }
+        weights = [weight() for weight in self.weights]
+        values |= {name: weights[index] for name, index in self._weight_index.items()}
+        values |= {name: rounded_weight(weights[how.index], how.axis, how.limit) for name, how in self._rounded.items()}
         for step in self._steps:
             values[step.output] = step.run(*(values[name] for name in step.inputs))
         answer: torch.Tensor = values[self._aliases.get(self._output, self._output)]
@@ -146,14 +146,44 @@ class IntegerModule(nn.Module):
         model.CopyFrom(floating)
         for tensor in model.graph.initializer:
             if tensor.name in self._weight_index:
-                weight = self.weights[self._weight_index[tensor.name]].detach().contiguous().numpy()
-                tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+                weight = self.weights[self._weight_index[tensor.name]]().detach().contiguous()
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weight.numpy(), tensor.name))
         return model
 
     def learned_ranges(self) -> dict[str, Range]:
         """Range of every rounded activation by its name in the graph."""
         limits = {name: layer.limits().tolist() for name, layer in self._range_of.items()}
         return {name: (low, high) for name, (low, high) in limits.items()}
+
+
+@final
+class _Weight(nn.Module):
+    """A weight as unit times value, where the unit is its usual size in that row and column.
+
+    Folding batch norms leaves weights whose channels differ in size by orders of magnitude. With values near one
+    everywhere, a step of the optimiser changes all of them by like shares.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        unit = _usual_size(weight)
+        self.register_buffer("unit", unit, persistent=False)
+        self.value = nn.Parameter(weight / unit)
+
+    def forward(self) -> torch.Tensor:
+        unit: torch.Tensor = self.unit  # type: ignore[assignment]
+        return self.value * unit
+
+
+def _usual_size(weight: torch.Tensor) -> torch.Tensor:
+    squares = weight.square()
+    overall = squares.mean().sqrt().clamp_min(1e-8)
+    if weight.ndim < 2:
+        # A bias that starts at zero shall be able to leave it.
+        return weight.abs() + 0.1 * overall.clamp_min(0.1)
+    axes = range(weight.ndim)
+    row, column = (squares.mean([i for i in axes if i != kept], keepdim=True).sqrt() for kept in (0, 1))
+    return (row * column / overall).clamp_min(1e-4 * overall).expand_as(weight).contiguous()
 
 
 def _trainable(model: onnx.ModelProto) -> set[str]:

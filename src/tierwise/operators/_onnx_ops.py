@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -168,6 +169,12 @@ def _gather(given: Attributes) -> Function:
     return gather
 
 
+def _gather_nd(given: Attributes) -> Function:
+    if given.get("batch_dims", 0):
+        raise InputError("a trained GatherND must have no batch_dims", got=given["batch_dims"])
+    return lambda x, indices: x[tuple(indices.unbind(-1))]
+
+
 def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
     chosen = range(len(starts)) if axes is None else [int(axis) for axis in axes]
     index: list[slice] = [slice(None)] * x.ndim
@@ -175,7 +182,9 @@ def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, 
         step = 1 if steps is None else int(steps[i])
         if step < 1:
             raise InputError("a trained Slice must go forward", got=step)
-        index[axis] = slice(int(starts[i]), int(ends[i]), step)
+        size = x.shape[axis]
+        # Exporters write the largest integer for "to the end"; torch wants no end beyond the tensor.
+        index[axis] = slice(max(int(starts[i]), -size), min(int(ends[i]), size), step)
     return x[tuple(index)]
 
 
@@ -191,7 +200,11 @@ def _unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
 
 
 def _expand(x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(int(size) for size in shape)))
+    return (
+        x * torch.ones([int(size) for size in shape], dtype=x.dtype)
+        if x.dtype != torch.bool
+        else (x | torch.zeros([int(size) for size in shape], dtype=torch.bool))
+    )
 
 
 def _shape(given: Attributes) -> Function:
@@ -210,6 +223,11 @@ def _constant(given: Attributes) -> Function:
     return lambda: value
 
 
+def _constant_of_shape(given: Attributes) -> Function:
+    value = torch.from_numpy(onnx.numpy_helper.to_array(given["value"]).copy()) if "value" in given else torch.zeros(1)
+    return lambda shape: value.reshape(()).expand([int(size) for size in shape]).clone()
+
+
 def _hard_sigmoid(given: Attributes) -> Function:
     alpha, beta = float(given.get("alpha", 0.2)), float(given.get("beta", 0.5))
     return lambda x: torch.clamp(alpha * x + beta, 0.0, 1.0)
@@ -217,14 +235,18 @@ def _hard_sigmoid(given: Attributes) -> Function:
 
 _PLAIN: dict[str, Function] = {
     "Abs": torch.abs, "Add": torch.add, "And": torch.logical_and, "Clip": _clip, "Div": torch.div, "Equal": torch.eq,
-    "Erf": torch.erf, "Exp": torch.exp, "Expand": _expand, "GreaterOrEqual": torch.ge, "HardSwish": functional.hardswish,
+    "Erf": torch.erf, "Exp": torch.exp, "Expand": _expand, "GreaterOrEqual": torch.ge,
+    "HardSwish": functional.hardswish,
     "Identity": lambda x: x, "Dropout": lambda x, *_: x, "Less": torch.lt, "MatMul": torch.matmul, "Mul": torch.mul,
     "Neg": torch.neg, "Not": torch.logical_not, "Pow": torch.pow, "Reciprocal": torch.reciprocal, "Relu": torch.relu,
     "Sigmoid": torch.sigmoid, "Slice": _slice, "Sqrt": torch.sqrt, "Squeeze": _squeeze, "Sub": torch.sub,
     "Tanh": torch.tanh, "Unsqueeze": _unsqueeze, "Where": torch.where,
     "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
-    "Max": lambda *xs: torch.stack(torch.broadcast_tensors(*xs)).amax(0),
-    "Min": lambda *xs: torch.stack(torch.broadcast_tensors(*xs)).amin(0),
+    "Max": lambda *xs: functools.reduce(torch.maximum, xs),
+    "Min": lambda *xs: functools.reduce(torch.minimum, xs),
+    "Ceil": torch.ceil, "Cos": torch.cos, "Floor": torch.floor, "Greater": torch.gt, "IsNaN": torch.isnan,
+    "LessOrEqual": torch.le, "Or": torch.logical_or, "Sin": torch.sin,
+    "Range": lambda start, limit, step: torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype),
     "CumSum": lambda x, axis: torch.cumsum(x, int(axis)),
 }  # fmt: skip
 
@@ -234,10 +256,12 @@ _WITH_ATTRIBUTES: dict[str, Callable[[Attributes], Function]] = {
     "Cast": lambda given: lambda x: x.to(_TYPES[given["to"]]),
     "Concat": lambda given: lambda *xs: torch.cat(xs, int(given["axis"])),
     "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
     "Elu": lambda given: lambda x: functional.elu(x, float(given.get("alpha", 1.0))),
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "HardSigmoid": _hard_sigmoid,

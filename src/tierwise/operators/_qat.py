@@ -40,7 +40,7 @@ class QAT(Spec, frozen=True, kw_only=True, tag="qat", tag_field="op"):
 
     Attributes:
         epochs: Passes over the train split.
-        learning_rate: At its peak.
+        learning_rate: At its peak; a step moves a weight by about this share of the usual size of its row and column.
         batch: Items a step.
         items: As `StaticPTQ.items`, for the ranges training starts from.
         per_channel: As `StaticPTQ.per_channel`.
@@ -57,7 +57,7 @@ class QAT(Spec, frozen=True, kw_only=True, tag="qat", tag_field="op"):
     REVISION: ClassVar[int] = 1
 
     epochs: Annotated[int, msgspec.Meta(gt=0)] = 3
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-4
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
     batch: Annotated[int, msgspec.Meta(gt=0)] = 64
     items: Annotated[int, msgspec.Meta(gt=0)] = 128
     per_channel: bool = True

@@ -118,8 +118,8 @@ def back_to_float(
             )
             drop = goal - validation_score(model, task)
             notes.append(
-                f"sptq: {layer.label} back to float ({layer.sqnr_db:.1f} dB alone, {100 * layer.macs_frac:.1f} % of the "
-                f"arithmetic): {_points(before)} -> {_points(drop)}"
+                f"sptq: {layer.label} back to float ({layer.sqnr_db:.1f} dB alone, {100 * layer.macs_frac:.1f} % of "
+                f"the arithmetic): {_points(before)} -> {_points(drop)}"
             )
             advance(1)
             if drop <= max_drop_frac:
