@@ -107,8 +107,12 @@ def back_to_float(
     goal = validation_score(work.model, task)
     drop = goal - validation_score(model, task)
     if drop <= max_drop_frac:
-        return model, (f"sptq: validation {metric} {_points(drop)} within {_points(max_drop_frac)}, all layers int8",)
-    notes = [f"sptq: validation {metric} {_points(drop)} with all layers int8, more than {_points(max_drop_frac)}"]
+        return model, (
+            f"sptq: validation {metric} {_points(drop)} within {100 * max_drop_frac:.2f} points, all layers int8",
+        )
+    notes = [
+        f"sptq: validation {metric} {_points(drop)} with all layers int8, more than {100 * max_drop_frac:.2f} points"
+    ]
     layers = sensitivities(floating, ranges, scheme, work, progress)
     with progress.step("layers back to float", len(layers)) as advance:
         for count, layer in enumerate(layers, start=1):
