@@ -20,6 +20,7 @@ from tierwise.measure._distributions import chi_square_sf, ranks, scipy_stats, s
 
 __all__ = ["Friedman", "Pair", "RankTest", "friedman", "holm", "kruskal_conover", "wilcoxon_p"]
 
+_PUBLISHED = "as published: Kruskal-Wallis, pairs by Conover without adjustment; requests taken as independent"
 Floats = npt.NDArray[np.float64]
 
 
@@ -67,21 +68,21 @@ class Friedman(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class RankTest(msgspec.Struct, frozen=True, kw_only=True):
-    """Kruskal-Wallis and Conover's pairs, as the published study ran them: unadjusted, blocks ignored.
+    """Kruskal-Wallis and Conover's pairs: blocks are ignored.
 
     Attributes:
         names: Strategies.
         statistic: H, corrected for ties.
         p: Of the hypothesis that no strategy differs from another.
-        pairs: Every pair once; p-values are not adjusted for their number.
-        label: What to write beside every figure of it.
+        pairs: Every pair once.
+        label: What to write beside every figure of it: which tests, whether adjusted, what is taken for granted.
     """
 
     names: tuple[str, ...]
     statistic: float
     p: float
     pairs: tuple[Pair, ...]
-    label: str = "as published: Kruskal-Wallis, Conover without adjustment; takes requests as independent"
+    label: str
 
     def pair(self, one: str, other: str) -> Pair:
         """The comparison of two strategies, in either order; KeyError where there is none."""
@@ -123,11 +124,12 @@ def friedman(blocked: Blocked) -> Friedman:
     )
 
 
-def kruskal_conover(groups: Mapping[str, Floats]) -> RankTest:
-    """The published study's tests: every latency a sample of its own, pairs without adjustment.
+def kruskal_conover(groups: Mapping[str, Floats], *, adjust: bool = False) -> RankTest:
+    """Kruskal-Wallis and Conover: every latency a sample of its own. Without adjustment, as the published study did.
 
     Args:
         groups: Latencies per strategy, of any lengths.
+        adjust: Adjust pairs by Holm.
 
     Raises:
         InputError: Fewer than two strategies, or an empty one.
@@ -144,7 +146,13 @@ def kruskal_conover(groups: Mapping[str, Floats]) -> RankTest:
     i, j = np.triu_indices(k, 1)
     scale = spread * (1 / sizes[i] + 1 / sizes[j]) * (n - 1 - statistic) / max(n - k, 1)
     p = _t_pairs(np.abs(sums[i] / sizes[i] - sums[j] / sizes[j]), scale, n - k)
-    return RankTest(names=names, statistic=statistic, p=chi_square_sf(statistic, k - 1), pairs=_pairs(names, p))
+    return RankTest(
+        names=names,
+        statistic=statistic,
+        p=chi_square_sf(statistic, k - 1),
+        pairs=_pairs(names, holm(p) if adjust else p),
+        label="Kruskal-Wallis, pairs by Conover with Holm; requests taken as independent" if adjust else _PUBLISHED,
+    )
 
 
 def wilcoxon_p(first: Floats, second: Floats) -> float:
