@@ -138,9 +138,7 @@ def test_other_objectives() -> None:
     pool = evidence(*THREE, energy={"identity@mobile": 1.0, "sptq@mobile": 1.2}, items=1000)
     assert recommend(pool, Need(minimize="energy")).chosen == "identity@mobile"
     assert recommend(pool, Need(minimize="size")).chosen == "identity@mobile"
-    assert (
-        recommend(pool, Need(minimize="accuracy-drop")).chosen == "sptq@mobile"
-    )  # 1 pp on 1000 items is no difference
+    assert recommend(pool, Need(minimize="accuracy-drop")).chosen == "sptq@mobile"  # 1 pp of 1000 is none
     sure = evidence(*THREE, items=100_000)
     assert recommend(sure, Need(minimize="accuracy-drop")).chosen == "identity@mobile"
     with pytest.raises(InputError, match="objective energy must be known"):

@@ -19,6 +19,7 @@ from tierwise.measure._effect import (
 from tierwise.measure._energy import Energy, Power, modelled_energy
 from tierwise.measure._environment import Environment, Throttling, read_environment
 from tierwise.measure._load import Turn, class_of, run_block, run_cold
+from tierwise.measure._meters import InaMeter, Meter, ModelledMeter, NvmlMeter, RaplMeter, Running, open_meters
 from tierwise.measure._progress import Advance, Progress, Silent
 from tierwise.measure._record import STAGES, Record, Reply, StageTime, SystemUnderTest
 from tierwise.measure._scenario import Offline, Profile, ProfileName, Scenario, Server, SingleStream, profile
@@ -40,8 +41,12 @@ __all__ = [
     "Environment",
     "Estimate",
     "Friedman",
+    "InaMeter",
     "Interval",
     "McNemar",
+    "Meter",
+    "ModelledMeter",
+    "NvmlMeter",
     "Offline",
     "Pair",
     "Power",
@@ -50,8 +55,10 @@ __all__ = [
     "Progress",
     "Query",
     "RankTest",
+    "RaplMeter",
     "Record",
     "Reply",
+    "Running",
     "Samples",
     "Scenario",
     "Server",
@@ -78,6 +85,7 @@ __all__ = [
     "mcnemar",
     "modelled_energy",
     "newcombe",
+    "open_meters",
     "plan_round",
     "profile",
     "quantile",
