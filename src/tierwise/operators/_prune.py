@@ -23,7 +23,7 @@ from tierwise.operators._sparse import compressed_bytes, masked, unmasked
 from tierwise.operators._students import tuning
 from tierwise.operators._widths import Found, count_macs, latency_frac, search_widths
 from tierwise.operators._work import Context, Stage, Work
-from tierwise.tasks import Task, Training, answer, fine_tune
+from tierwise.tasks import Task, Training, Tuned, answer, fine_tune
 
 __all__ = ["Prune", "prune", "resolve_prune"]
 
@@ -162,13 +162,13 @@ def _without_channels(spec: Prune, work: Work, context: Context, given: nn.Modul
         if spec.importance == "taylor":
             _leave_gradients(module, task, spec.seed, step)
         remove_channels(module, example, widths, channel_scores(module, example, spec.importance))
-        module, more = _trained(spec, work, context, given, module, step)
-        seconds += more
+        tuned = _trained(spec, work, context, given, module, step)
+        module, seconds = tuned.module, seconds + tuned.training_s
     reached = count_macs(module, example) / count_macs(given, example)
     before, after = (sum(p.numel() for p in m.parameters()) for m in (given, module))
     note = (
         f"prune: {100 * reached:.0f} % of the arithmetic and {100 * after / before:.0f} % of the parameters stay, in "
-        f"{spec.steps} steps by {spec.importance}; channels in multiples of {spec.round_to}"
+        f"{spec.steps} steps by {spec.importance}; channels in multiples of {spec.round_to}{_scored(work.task, tuned)}"
     )
     blueprint = _resized(work, given, module)
     done = retrained(work, context, module, blueprint, notes=(note,), training_s=seconds)
@@ -192,28 +192,26 @@ def _without_weights(spec: Prune, work: Work, context: Context, given: nn.Module
     for step in range(1, spec.steps + 1):
         # Much at first, while there is much to choose from (Zhu & Gupta 2017, arXiv 1710.01878).
         masked(module, ratio * (1 - (1 - step / spec.steps) ** 3))
-        module, more = _trained(spec, work, context, given, module, step)
+        tuned = _trained(spec, work, context, given, module, step)
+        module, seconds = tuned.module, seconds + tuned.training_s
         unmasked(module)
-        seconds += more
     before, after = compressed_bytes(given)[1], compressed_bytes(module)[1]
     note = (
         f"prune: {100 * ratio:.0f} % of the weights are zero. This buys size only after compression "
         f"({format_bytes(after)} instead of {format_bytes(before)} with deflate); the file itself is as large as "
-        "before, and ONNX Runtime computes zeros like other numbers, so nothing is faster"
+        f"before, and ONNX Runtime computes zeros like other numbers, so nothing is faster{_scored(work.task, tuned)}"
     )
     blueprint = work.blueprint or Blueprint()
     done = retrained(work, context, module, blueprint, notes=(note,), training_s=seconds)
     return dataclasses.replace(done, history=(*work.history, spec))
 
 
-def _trained(
-    spec: Prune, work: Work, context: Context, given: nn.Module, module: nn.Module, step: int
-) -> tuple[nn.Module, float]:
+def _trained(spec: Prune, work: Work, context: Context, given: nn.Module, module: nn.Module, step: int) -> Tuned:
     objective = None
     if spec.teach:
         objective = Distillation(copy.deepcopy(given), temperature=_TEMPERATURE, soft_frac=_SOFT_FRAC)
     folder: Path = context.lasting / f"step{step}"
-    tuned = fine_tune(
+    return fine_tune(
         module,
         work.task,
         tuning(spec.training, work.task, epochs_frac=0.5 / spec.steps, rate_frac=0.25),
@@ -223,7 +221,10 @@ def _trained(
         objective=objective,
         title=f"prune {work.task.name}, step {step} of {spec.steps}",
     )
-    return tuned.module, tuned.training_s
+
+
+def _scored(task: Task, tuned: Tuned) -> str:
+    return f"; validation {task.metric} {max(tuned.history):.4f}" if tuned.history else ""
 
 
 def _leave_gradients(module: nn.Module, task: Task, seed: int, step: int) -> None:

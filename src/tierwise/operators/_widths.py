@@ -25,9 +25,9 @@ from tierwise.tasks import Task
 __all__ = ["Found", "count_macs", "latency_frac", "search_widths", "widths_at"]
 
 _HALVINGS = 12
-_TIMED_HALVINGS = 6
+_TIMED_HALVINGS = 5
 _GIVEN_BACK = 64
-_TIMED_GIVEN_BACK = 6
+_TIMED_GIVEN_BACK = 4
 _WARM_UP_RUNS = 5
 _ROUNDS = 15
 _ROUND_S = 0.01
@@ -138,9 +138,10 @@ def search_widths(
         whole = export(module, example, task.outputs)
 
         def time_of(widths: Widths) -> float:
+            advance(1)
             return latency_frac(export(shaped(widths), example, task.outputs), whole, task)
 
-        with progress.step("search widths by latency", None):
+        with progress.step("search widths by latency", 1 + _TIMED_HALVINGS + _TIMED_GIVEN_BACK) as advance:
             found = _bisect(at, time_of, latency_target, _TIMED_HALVINGS, "latency_frac")
             return _give_back(found, groups, scores, multiple, time_of, latency_target, _TIMED_GIVEN_BACK)
     with progress.step("search widths by arithmetic", None):
