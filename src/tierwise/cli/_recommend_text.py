@@ -37,7 +37,7 @@ def table_text(evidence: Evidence, table: Sequence[Decision]) -> str:
             "-" if line.median_s is None else format_seconds(line.median_s),
             "-" if line.speedup is None else f"{line.speedup:.2f}x",
             _points(line.accuracy_lost),
-            "-" if line.training_s is None else format_seconds(line.training_s),
+            "-" if line.training_s is None else _long(line.training_s),
             "; ".join(one.need for one in lines),
         )
         for lines in _by_choice(table)
@@ -96,7 +96,7 @@ def _figure_lines(one: Figures, at: str) -> Iterator[str]:
     if one.artifact_bytes is not None:
         yield f"  artifact   {format_bytes(one.artifact_bytes)}"
     if one.training_s is not None:
-        yield f"  training   {format_seconds(one.training_s)} of CPU"
+        yield f"  training   {_long(one.training_s)} of CPU"
 
 
 def _contrast_lines(found: Recommendation) -> Iterator[str]:
@@ -153,8 +153,10 @@ def _relaxation_lines(relaxations: Sequence[Relaxation]) -> Iterator[str]:
 def _by(one: Violation) -> str:
     more = 0.0 if one.got is None else one.got - one.asked
     match one.constraint:
-        case "max-latency" | "max-training-cost":
+        case "max-latency":
             return format_seconds(more)
+        case "max-training-cost":
+            return _long(more)
         case "max-accuracy-drop":
             return f"{100 * more:.2f} pp"
         case "max-energy":
@@ -197,6 +199,13 @@ def _check_lines(checks: Sequence[LinkCheck]) -> Iterator[str]:
 
 def _seconds(interval: Interval) -> str:
     return f"{format_seconds(interval.value)} [{format_seconds(interval.low)}, {format_seconds(interval.high)}]"
+
+
+def _long(seconds: float) -> str:
+    """Training takes milliseconds or days."""
+    if seconds < 120:
+        return format_seconds(seconds)
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
 def _points(frac: float | None) -> str:

@@ -101,7 +101,7 @@ def _violations(figures: Figures, need: Need, baseline_accuracy: float | None) -
         ("max-energy", need.max_energy_j, energy, _joules),
         ("max-bytes", need.max_bytes, figures.wire_bytes, format_bytes),
         ("max-size", need.max_size_bytes, figures.artifact_bytes, format_bytes),
-        ("max-training-cost", need.max_training_s, figures.training_s, format_seconds),
+        ("max-training-cost", need.max_training_s, figures.training_s, _hours),
     ):
         if bound is not None:
             yield from _beyond(name, bound, got, show)
@@ -134,6 +134,10 @@ def _beyond(
 
 def _points(frac: float) -> str:
     return f"{100 * frac:.2f} pp"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} h" if seconds >= 360 else format_seconds(seconds)
 
 
 def _joules(joules: float) -> str:

@@ -16,7 +16,7 @@ from tierwise.study._results import Strategy, StudyData
 __all__ = ["evidence_of"]
 
 _LINK_STAGES = frozenset({"uplink", "downlink", "network"})
-_WAITING = _LINK_STAGES | {"queue"}
+_WAITING = _LINK_STAGES | {"queue", "local"}
 
 
 def evidence_of(data: StudyData) -> Evidence:
