@@ -4,6 +4,7 @@ from tierwise.operators._apply import apply, resolve
 from tierwise.operators._build import build
 from tierwise.operators._coverage import audit_coverage, optimised
 from tierwise.operators._distill import Distill
+from tierwise.operators._early_exit import EarlyExit
 from tierwise.operators._identity import Identity
 from tierwise.operators._partition import Partition, partition_cuts
 from tierwise.operators._prune import Prune
@@ -18,6 +19,7 @@ __all__ = [
     "ChooseCut",
     "Context",
     "Distill",
+    "EarlyExit",
     "Identity",
     "OperatorSpec",
     "Partition",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from tierwise.operators._distill import Distill, distill, resolve_distill
+from tierwise.operators._early_exit import EarlyExit, early_exit, resolve_early_exit
 from tierwise.operators._identity import Identity, identity
 from tierwise.operators._partition import Partition, partition, resolve_partition
 from tierwise.operators._prune import Prune, prune, resolve_prune
@@ -31,6 +32,8 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
             return distill(spec, work, context)
         case StaticPTQ():
             return static_ptq(spec, work, context)
+        case EarlyExit():
+            return early_exit(spec, work, context)
         case QAT():
             return qat(spec, work, context)
         case Partition():
@@ -52,6 +55,8 @@ def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
             return resolve_distill(spec, work)
         case StaticPTQ():
             return resolve_static_ptq(spec)
+        case EarlyExit():
+            return resolve_early_exit(spec, work)
         case QAT():
             return resolve_qat(spec)
         case Partition():

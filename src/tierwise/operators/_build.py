@@ -11,11 +11,12 @@ import msgspec
 import onnx
 
 from tierwise._errors import ArtifactError, InputError
-from tierwise.artifact import Artifact, Manifest, Provenance, Segment, open_artifact, write_artifact
+from tierwise.artifact import Artifact, Exit, Manifest, Provenance, Segment, open_artifact, write_artifact
 from tierwise.capture import export, load_onnx, read_graph
 from tierwise.measure import Progress, Silent
 from tierwise.operators._apply import apply, resolve
 from tierwise.operators._coverage import audit_coverage
+from tierwise.operators._exit import exit_names
 from tierwise.operators._spec import OperatorSpec, chain_text, check_chain
 from tierwise.operators._store import address, load_stage, save_stage, scratch, sweep, versions
 from tierwise.operators._work import ChooseCut, Context, Stage, Work
@@ -113,8 +114,9 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
             inputs=tuple(graph.tensors[name].spec for name in graph.inputs),
             outputs=tuple(graph.tensors[name].spec for name in graph.outputs),
             macs=graph.macs,
+            exit=_exit(work, position),
         )
-        for file, graph in zip(parts, graphs, strict=True)
+        for position, (file, graph) in enumerate(zip(parts, graphs, strict=True))
     )
     quantised = any(spec.STAGE is Stage.QUANTISE for spec in work.history)
     manifest = Manifest(
@@ -145,6 +147,14 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
         if directory.exists():
             return open_artifact(directory)
         raise
+
+
+def _exit(work: Work, position: int) -> Exit | None:
+    if position >= len(work.exits):
+        return None
+    confidence, answer = exit_names(position)
+    threshold = work.exits[position].threshold
+    return Exit(confidence=confidence, threshold=threshold, answers={work.model.graph.output[0].name: answer})
 
 
 def _files(work: Work) -> list[tuple[str, onnx.ModelProto]]:

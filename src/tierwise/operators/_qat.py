@@ -15,6 +15,7 @@ from tierwise._config import Spec
 from tierwise._errors import InputError
 from tierwise.measure import isa
 from tierwise.operators._calibration import Method, Range
+from tierwise.operators._exits import refit
 from tierwise.operators._integer_module import IntegerModule
 from tierwise.operators._quantise import (
     Isa,
@@ -110,13 +111,14 @@ def qat(spec: QAT, work: Work, context: Context) -> Work:
     after = quantised(module.trained_model(floating), _learned(floating, ranges, module), scheme, scopes=work.model)
     model, note = _better(before, after, work.task)
     spent += time.process_time() - started
-    return dataclasses.replace(
+    done = dataclasses.replace(
         work,
         model=model,
         history=(*work.history, spec),
         notes=(*work.notes, f"qat: {integer_types(spec.isa)[2]} for {spec.isa}, {spec.epochs} epochs; {note}"),
         training_s=work.training_s + spent + tuned.training_s,
     )
+    return refit(done) if done.exits else done
 
 
 def _check_splits(task: Task) -> None:

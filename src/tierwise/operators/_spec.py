@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from tierwise._config import convert
 from tierwise._errors import ChainError, InputError
 from tierwise.operators._distill import Distill
+from tierwise.operators._early_exit import EarlyExit
 from tierwise.operators._identity import Identity
 from tierwise.operators._partition import Partition
 from tierwise.operators._prune import Prune
@@ -21,13 +22,16 @@ from tierwise.tasks import Task
 
 __all__ = ["OPERATORS", "OperatorSpec", "chain_text", "check_chain", "parse_chain"]
 
-OperatorSpec = Identity | Prune | Distill | StaticPTQ | QAT | Partition
+OperatorSpec = Identity | Prune | Distill | EarlyExit | StaticPTQ | QAT | Partition
 """What can stand in a chain; ``op`` tells which in TOML and JSON."""
 
-OPERATORS: tuple[type[Identity] | type[Prune] | type[Distill] | type[StaticPTQ] | type[QAT] | type[Partition], ...] = (
+OPERATORS: tuple[
+    type[Identity] | type[Prune] | type[Distill] | type[EarlyExit] | type[StaticPTQ] | type[QAT] | type[Partition], ...
+] = (
     Identity,
     Prune,
     Distill,
+    EarlyExit,
     StaticPTQ,
     QAT,
     Partition,
@@ -155,4 +159,4 @@ def _broken_rule(chain: Sequence[OperatorSpec]) -> str:
         return "have one quantising operator at most"
     if Stage.SPLIT in stages[:-1]:
         return "end with partition where it has one"
-    return "train first, quantise next and split last"
+    return "train first, add exits next, then quantise, and split last"

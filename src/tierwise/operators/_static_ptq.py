@@ -13,6 +13,7 @@ from tierwise._config import Spec
 from tierwise._errors import InputError
 from tierwise.measure import isa
 from tierwise.operators._calibration import Method
+from tierwise.operators._exits import refit
 from tierwise.operators._quantise import (
     Isa,
     Scheme,
@@ -87,13 +88,14 @@ def static_ptq(spec: StaticPTQ, work: Work, context: Context) -> Work:
             where=f"task {work.task.name!r}",
             fix="Quantise a simpler export of the model, or leave sptq out of the chain",
         ) from error
-    return dataclasses.replace(
+    done = dataclasses.replace(
         work,
         model=model,
         history=(*work.history, spec),
         notes=(*work.notes, *notes),
         training_s=work.training_s + time.process_time() - started,
     )
+    return refit(done) if done.exits else done
 
 
 def _quantised(

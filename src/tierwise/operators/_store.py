@@ -17,6 +17,7 @@ import onnx
 from tierwise import __version__
 from tierwise._errors import StoreError
 from tierwise.operators._blueprint import Blueprint, kept_module, save_module
+from tierwise.operators._exit import ExitHead
 from tierwise.operators._spec import OperatorSpec
 from tierwise.operators._work import Stage, Work
 from tierwise.tasks import Task
@@ -34,6 +35,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     composition_error: float | None
     segments: int
     blueprint: Blueprint | None = None
+    exits: tuple[tuple[str, float, float], ...] = ()
 
 
 def address(before: str, what: object, packages: Sequence[str], revision: int) -> str:
@@ -68,6 +70,10 @@ def load_stage(folder: Path, task: Task) -> Work | None:
         record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=_Record)
         model = onnx.load(folder / "model.onnx")
         segments = tuple(onnx.load(folder / f"segment{i}.onnx") for i in range(record.segments))
+        exits = tuple(
+            ExitHead(cut=cut, head=onnx.load(folder / f"exit{i}.onnx"), threshold=threshold, max_drop_frac=drop)
+            for i, (cut, threshold, drop) in enumerate(record.exits)
+        )
     except Exception as error:  # protobuf, msgspec and the file system raise unrelated errors
         raise StoreError(
             f"an intermediate result must be readable ({error})",
@@ -84,6 +90,7 @@ def load_stage(folder: Path, task: Task) -> Work | None:
         notes=record.notes,
         training_s=record.training_s,
         composition_error=record.composition_error,
+        exits=exits,
     )
 
 
@@ -97,6 +104,8 @@ def save_stage(folder: Path, work: Work, temporary: Path) -> None:
     onnx.save(work.model, stage / "model.onnx")
     for i, segment in enumerate(work.segments):
         onnx.save(segment, stage / f"segment{i}.onnx")
+    for i, one in enumerate(work.exits):
+        onnx.save(one.head, stage / f"exit{i}.onnx")
     if work.blueprint is not None and work.history[-1].STAGE is Stage.TRAIN:
         save_module(work, stage / _WEIGHTS)
     record = _Record(
@@ -106,6 +115,7 @@ def save_stage(folder: Path, work: Work, temporary: Path) -> None:
         composition_error=work.composition_error,
         segments=len(work.segments),
         blueprint=work.blueprint,
+        exits=tuple((one.cut, one.threshold, one.max_drop_frac) for one in work.exits),
     )
     (stage / _RECORD).write_bytes(msgspec.json.encode(record))
     folder.parent.mkdir(parents=True, exist_ok=True)
