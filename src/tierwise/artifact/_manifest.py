@@ -121,7 +121,7 @@ class Exit(Spec, frozen=True, kw_only=True):
     answers: dict[str, str]
 
 
-class Segment(Spec, frozen=True, kw_only=True):
+class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """One ONNX file of the chain, run on one tier.
 
     Attributes:
