@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from tierwise._errors import InputError
-from tierwise.measure import Samples, block, bootstrap
+from tierwise.measure import Samples, block, bootstrap, compare_ratio
 
 
 def two(first: np.ndarray, second: np.ndarray) -> object:
@@ -64,6 +64,19 @@ def test_intervals_cover_the_truth_also_with_blocks_in_common() -> None:
         unpaired += shuffled.high - shuffled.low
     assert 0.92 <= hits / trials <= 0.98
     assert paired < 0.8 * unpaired  # what blocking is for
+
+
+def test_equivalence_is_rarely_claimed_at_its_margin_and_often_without_a_difference() -> None:
+    generator = np.random.default_rng(5)
+    claims = {1.05: 0, 1.0: 0}
+    for truth in claims:
+        for trial in range(200):
+            common = generator.lognormal(0, 0.2, 200)
+            first = truth * common * generator.lognormal(0, 0.05, 200)
+            ratio = bootstrap(two(first, common), draws=399, seed=trial).ratio("a", "b")
+            claims[truth] += compare_ratio(ratio, 0.05) == "equivalent"
+    assert claims[1.05] / 200 <= 0.05
+    assert claims[1.0] / 200 >= 0.5
 
 
 def test_blocks_and_not_requests_are_resampled() -> None:

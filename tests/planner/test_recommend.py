@@ -77,6 +77,7 @@ def test_the_fastest_that_fits_with_its_evidence() -> None:
     assert found.runner_up.ratio.holds(0.5)
     assert found.runner_up.delta.band == "large"
     assert found.runner_up.p < 1e-4
+    assert found.against_baseline.second == "identity@mobile"
     assert (found.tests.blocks, found.tests.dropped) == (200, 0)
     assert [(one.id, one.violations[0].constraint) for one in found.excluded] == [
         ("distill+sptq@mobile", "max-accuracy-drop")

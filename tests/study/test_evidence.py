@@ -174,6 +174,13 @@ def test_links_are_those_calibrated_or_else_those_asked() -> None:
     assert links[1].source == "asked"
 
 
+def test_a_strategy_that_never_answered_is_named() -> None:
+    gone = record("identity@cloud", 0, 1.0, error="refused")
+    found = evidence_of(study((gone, *(one for one in measured() if one.strategy != "identity@cloud"))))
+    assert "identity@cloud" not in {one.id for one in found.deployments}
+    assert "no request was answered: identity@cloud" in found.notes[0]
+
+
 def test_a_study_without_answers_is_refused() -> None:
     with pytest.raises(StoreError, match="needs measured strategies"):
         evidence_of(study(()))

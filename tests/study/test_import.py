@@ -143,6 +143,12 @@ BAD: dict[str, tuple[str | bytes, str | bytes, str]] = {
     "strategy without accuracy": (L + "1,qat,edge,bert\n", A, "accuracy.csv: .*none for qat on edge"),
     "strategy without latencies": (L, A + "qat,bert,f1,0.8\n", "latency.csv: .*none for qat, subject bert"),
     "subject without accuracy": (L + "1,sptq,edge,vit\n", A, "accuracy.csv: .*subject vit"),
+    "costs that contradict": (
+        L,
+        "strategy,subject,metric,value,training_h\nidentity,bert,f1,0.9,\nsptq,bert,f1,0.8,2\nsptq,bert,auc,0.8,3\n",
+        "accuracy.csv, line 4: .*the same in all rows.*3 after 2",
+    ),
+    "half an item": (L, "strategy,subject,metric,value,items\nidentity,bert,f1,0.9,10.5\n", "line 2: .*whole number"),
     "metric of some strategies only": (L, changed(A, "sptq,bert,f1", "sptq,bert,auc"), "must have the metric f1"),
 }
 

@@ -106,6 +106,9 @@ def _contrast_lines(found: Recommendation) -> Iterator[str]:
         yield f"runner-up  {_contrast(found.runner_up)}"
     elif not found.tied:
         yield "runner-up  none: nothing else fits"
+    base = found.against_baseline
+    if base is not None and base.second not in {one.second for one in (*found.tied, found.runner_up) if one}:
+        yield f"baseline   {_contrast(base)}"
 
 
 def _contrast(one: Contrast) -> str:
@@ -132,7 +135,7 @@ def _test_lines(found: Recommendation) -> Iterator[str]:
     blocks = "" if tests.blocks is None else f", {tests.blocks} blocks"
     dropped = f" ({tests.dropped} incomplete ones left out)" if tests.dropped else ""
     yield f"test       {tests.label}: chi-square {tests.statistic:.1f}, {_p(tests.p)}{blocks}{dropped}"
-    yield "           ratios: 95 % BCa bootstrap intervals that resample blocks"
+    yield f"           ratios: 95 % BCa bootstrap intervals that resample {tests.resampled}"
 
 
 def _excluded_lines(found: Recommendation) -> Iterator[str]:
@@ -187,14 +190,18 @@ def _winner(id: str | None) -> str:
 
 
 def _check_lines(checks: Sequence[LinkCheck]) -> Iterator[str]:
-    if not checks:
-        return
-    bare = [abs(one.error_frac) for one in checks]
-    held = [abs(one.held_out_error_frac) for one in checks if one.held_out_error_frac is not None]
-    text = f"link model {len(checks)} measured link times: off by at most {100 * max(bare):.1f} %"
-    if held:
-        text += f", with the overhead learnt from the other cells {100 * max(held):.1f} %"
-    yield text
+    """Per link how far the model is off, over its cells; each cell is in the JSON."""
+    for link in dict.fromkeys((one.lower, one.upper) for one in checks):
+        own = [one for one in checks if (one.lower, one.upper) == link]
+        text = f"link model {link[0]} - {link[1]}: off by {_errors([one.error_frac for one in own])}"
+        held = [one.held_out_error_frac for one in own if one.held_out_error_frac is not None]
+        if held:
+            text += f"; with the overhead learnt from the other cells by {_errors(held)}"
+        yield f"{text} ({len(own)} measured cells, none used to fit)"
+
+
+def _errors(fracs: Sequence[float]) -> str:
+    return f"{100 * min(fracs):+.1f} to {100 * max(fracs):+.1f} %"
 
 
 def _seconds(interval: Interval) -> str:

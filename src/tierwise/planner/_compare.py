@@ -120,6 +120,7 @@ class Tests(msgspec.Struct, frozen=True, kw_only=True):
         p: Of the hypothesis that no deployment differs from another.
         blocks: Complete blocks; None for a test that knows none.
         dropped: Blocks left out since a deployment has no answer there.
+        resampled: What the bootstrap of the ratios draws: ``blocks``, or ``requests`` where there are none.
     """
 
     label: str
@@ -127,6 +128,7 @@ class Tests(msgspec.Struct, frozen=True, kw_only=True):
     p: float
     blocks: int | None = None
     dropped: int = 0
+    resampled: str = "blocks"
 
 
 @final
@@ -162,13 +164,14 @@ class Comparison:
         if self._pairs is None:
             self._pairs = kruskal_conover(self._latencies, adjust=True)
         found = self._pairs
-        if isinstance(found, Friedman):
-            label = "Friedman, pairs by Conover-Friedman with Holm"
-            self.tests = Tests(
-                label=label, statistic=found.statistic, p=found.p, blocks=found.blocks, dropped=found.dropped
-            )
-        else:
-            self.tests = Tests(label=found.label, statistic=found.statistic, p=found.p)
+        self.tests = Tests(
+            label="Friedman, pairs by Conover-Friedman with Holm" if isinstance(found, Friedman) else found.label,
+            statistic=found.statistic,
+            p=found.p,
+            blocks=found.blocks if isinstance(found, Friedman) else None,
+            dropped=found.dropped if isinstance(found, Friedman) else 0,
+            resampled="blocks" if self._subject.paired else "requests",
+        )
 
     def _friedman(self, blocked: Blocked) -> Friedman | None:
         try:

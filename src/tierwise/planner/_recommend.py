@@ -56,6 +56,8 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
         figures: Of all deployments, in order.
         tied: Those that cannot be told apart from the best by the objective, each against the chosen one.
         runner_up: The chosen one against the best of those that fit and are not tied; None where there is none.
+        against_baseline: The chosen one against the baseline, on the same placement where there is one; None where it
+            is the baseline or there is none.
         excluded: Those that do not fit.
         relaxations: Where none fits: the nearest deployment first, then for each constraint that alone stands in the
             way of one, the least that it would have to give.
@@ -73,6 +75,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     figures: tuple[Figures, ...]
     tied: tuple[Contrast, ...] = ()
     runner_up: Contrast | None = None
+    against_baseline: Contrast | None = None
     excluded: tuple[Excluded, ...] = ()
     relaxations: tuple[Relaxation, ...] = ()
     tests: Tests | None = None
@@ -129,6 +132,7 @@ def recommend(evidence: Evidence, need: Need, subject: str | None = None, *, see
     tied = [name for name in fitting if name != best and _is_tied(comparison, figures, need, best, name)]
     chosen = min([best, *tied], key=lambda name: _tie_key(figures[name], need))
     rest = sorted((n for n in fitting if n not in {best, *tied}), key=lambda name: _key(figures[name], need))
+    base = evidence.baseline(comparison.deployments[chosen])
     found, notes = _sensitivity(evidence, comparison, figures, need, chosen)
     ties = tuple(comparison.contrast(chosen, name) for name in [best, *tied] if name != chosen)
     return msgspec.structs.replace(
@@ -137,6 +141,7 @@ def recommend(evidence: Evidence, need: Need, subject: str | None = None, *, see
         why=_why(figures, need, best, chosen, ties),
         tied=ties,
         runner_up=comparison.contrast(chosen, rest[0]) if rest else None,
+        against_baseline=None if base is None or base.id == chosen else comparison.contrast(chosen, base.id),
         sweeps=found,
         notes=(*evidence.notes, *notes, *_doubts(figures[chosen], need)),
     )
@@ -206,7 +211,7 @@ def _why(figures: Mapping[str, Figures], need: Need, best: str, chosen: str, tie
     if need.minimize == "accuracy-drop":
         return f"no fitting deployment provably loses less accuracy, and of the {len(tied) + 1} tied it is the fastest"
     if chosen == best:
-        return f"smallest {told}; none of the {len(tied)} tied with it loses less accuracy or needs less training"
+        return f"smallest {told}; the {len(tied)} tied with it lose no less accuracy, nor as much for less training"
     own, first = figures[chosen], figures[best]
     lost = own.accuracy_lost, first.accuracy_lost
     if lost[0] is not None and lost[1] is not None and lost[0] < lost[1]:

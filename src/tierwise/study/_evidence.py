@@ -62,7 +62,7 @@ def evidence_of(data: StudyData) -> Evidence:
         links=links,
         samples=samples,
         judged=judged,
-        notes=_notes(data),
+        notes=_notes(data, [strategy.id for strategy in data.strategies if not answered[strategy.id]]),
     )
 
 
@@ -76,13 +76,14 @@ class _Blocks:
         return self._ids.setdefault((record.session, record.round, record.query), len(self._ids))
 
 
-def _notes(data: StudyData) -> tuple[str, ...]:
-    notes = []
+def _notes(data: StudyData, silent: Sequence[str]) -> tuple[str, ...]:
+    notes = [f"left out, since no request was answered: {', '.join(silent)}"] if silent else []
     if not data.complete:
         notes.append("the study is not complete: intervals are wider than they will be")
     if data.scaling.factor < 1:
         notes.append(
-            f"emulated tiers had {data.scaling.factor:.2g} of their CPUs; absolute times are those of the scaled tiers"
+            f"emulated tiers had {data.scaling.factor:.2g} of their CPUs: absolute times are those of the scaled "
+            "tiers, and so is the energy modelled from them"
         )
     return tuple(notes)
 

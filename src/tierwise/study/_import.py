@@ -169,10 +169,10 @@ def _deployment(
         placement=placement,
         tiers=tuple(placement.split("|")),
         accuracies=judgement.accuracies,
-        accuracy_items=judgement.items,
+        accuracy_items=None if judgement.items is None else int(judgement.items),
         hops=_hops(placement.split("|"), cell, topology),
-        artifact_bytes=judgement.artifact_bytes,
-        training_s=judgement.training_s,
+        artifact_bytes=None if judgement.artifact_bytes is None else int(judgement.artifact_bytes),
+        training_s=None if judgement.training_h is None else 3600 * judgement.training_h,
         requests=len(cell.latency_s),
     )
 

@@ -52,9 +52,9 @@ class Judgement:
     """Accuracies of one strategy for one subject, on one placement or on any (empty)."""
 
     accuracies: dict[str, float] = field(default_factory=dict)
-    items: int | None = None
-    training_s: float | None = None
-    artifact_bytes: int | None = None
+    items: float | None = None
+    training_h: float | None = None
+    artifact_bytes: float | None = None
 
 
 def check_roles(columns: Mapping[str, str], *tables: Table) -> None:
@@ -205,7 +205,22 @@ def read_accuracies(table: Table, columns: Mapping[str, str]) -> dict[tuple[str,
                 "an accuracy must be given once", got=f"{name} of {key[1]} for {key[0]} again", where=row.where
             )
         own.accuracies[name] = share
-        own.items = own.items if items is None else int(row.not_negative(items))
-        own.training_s = own.training_s if training is None else 3600 * row.not_negative(training)
-        own.artifact_bytes = own.artifact_bytes if size is None else int(row.not_negative(size))
+        own.items = _once(row, items, own.items, whole=True)
+        own.training_h = _once(row, training, own.training_h)
+        own.artifact_bytes = _once(row, size, own.artifact_bytes, whole=True)
     return found
+
+
+def _once(row: Row, title: str | None, known: float | None, *, whole: bool = False) -> float | None:
+    """A figure that need not be there, and must not contradict what another row of the strategy says."""
+    if title is None or not row.cells[title].strip():
+        return known
+    value = row.not_negative(title)
+    if (whole and value % 1) or (known is not None and value != known):
+        kind = "a whole number" if whole else "a number"
+        raise InputError(
+            f"column {title} must hold {kind}, the same in all rows of a strategy",
+            got=row.cells[title].strip() + ("" if known is None else f" after {known:g}"),
+            where=row.where,
+        )
+    return value
