@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from tierwise._errors import InputError
-from tierwise.measure import Samples, block, bootstrap, compare_ratio
+from tierwise.measure import Samples, bca, block, bootstrap, compare_ratio
 
 
 def two(first: np.ndarray, second: np.ndarray) -> object:
@@ -27,6 +27,17 @@ def test_the_ratio_agrees_with_scipy_on_pairs() -> None:
     ).confidence_interval
     assert ours.value == pytest.approx(ratio(first, second))
     assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=6e-3), pytest.approx(theirs.high, abs=6e-3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bca_gives_the_interval_of_scipy_from_the_same_replicates(seed: int) -> None:
+    # A skewed sample, so that bias and acceleration both matter.
+    sample = np.random.default_rng(seed).exponential(size=25)
+    theirs = scipy.stats.bootstrap((sample,), np.mean, method="BCa", n_resamples=2000, rng=np.random.default_rng(seed))
+    left_out = np.array([np.delete(sample, i).mean() for i in range(25)])
+    ours = bca(float(sample.mean()), theirs.bootstrap_distribution, left_out)
+    expected = theirs.confidence_interval
+    assert (ours.low, ours.high) == (pytest.approx(expected.low, rel=1e-9), pytest.approx(expected.high, rel=1e-9))
 
 
 @pytest.mark.parametrize("p", [0.5, 0.95])

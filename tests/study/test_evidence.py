@@ -257,6 +257,11 @@ def test_wrong_words_are_one_line(words: tuple[str, ...], code: int, said: str, 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [("recommend",), ("study", "import")])
+def test_help_has_examples(words: tuple[str, ...]) -> None:
+    assert "Examples" in tierwise(*words, "--help").stdout
+
+
 def test_no_study_no_recommendation(tmp_path: Path) -> None:
     done = tierwise("recommend", str(tmp_path))
     assert done.returncode == 6

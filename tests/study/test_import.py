@@ -1,11 +1,15 @@
 """Studies of others: what is read, what is refused, and that a refusal writes nothing."""
 
+import contextlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tierwise._errors import InputError, StoreError
 from tierwise.study import ImportSpec, import_evidence, load_evidence, write_evidence
@@ -196,6 +200,40 @@ def test_a_damaged_import_is_said(damage: str, tmp_path: Path) -> None:
         load_evidence(directory)
     with pytest.raises(StoreError, match="must hold a study"):
         load_evidence(tmp_path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cuts=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 5), st.binary(max_size=4)), min_size=1, max_size=4),
+    which=st.booleans(),
+)
+def test_any_damage_is_read_or_refused_and_never_a_defect(
+    cuts: list[tuple[int, int, bytes]], which: bool, tmp_path: Path
+) -> None:
+    texts = [LATENCY.encode(), ACCURACY.encode()]
+    for at, length, put in cuts:
+        texts[which] = texts[which][:at] + put + texts[which][at + length :]
+    with contextlib.suppress(InputError):
+        evidence = import_evidence(*files(tmp_path, *texts))
+        assert evidence.deployments
+        assert all((own.latency_s > 0).all() for own in evidence.samples.values())
+
+
+def test_the_format_on_disk_is_frozen(tmp_path: Path) -> None:
+    directory = write_evidence(tmp_path / "out", import_evidence(*files(tmp_path)))
+    stored = json.loads((directory / "evidence.json").read_text())
+    assert stored["format"] == 1
+    assert stored["subjects"] == [
+        {"name": "bert", "kind": "unknown", "metric": "f1", "baseline": "identity", "paired": False}
+    ]
+    assert stored["deployments"][1] == {
+        "subject": "bert", "id": "sptq@edge", "name": "sptq", "placement": "edge", "tiers": ["edge"],
+        "accuracies": {"f1": 0.9}, "accuracy_items": None, "hops": None, "artifact_bytes": None, "training_s": None,
+        "energy": None, "requests": 2, "errors": 0,
+    }  # fmt: skip
+    with np.load(directory / "samples.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["block_0", "block_1", "latency_0", "latency_1"]
+        assert {arrays[name].dtype.str for name in arrays} == {"<f8", "<i8"}
 
 
 def test_the_command_writes_all_or_nothing(tmp_path: Path) -> None:
