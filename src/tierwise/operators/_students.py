@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from tierwise._errors import InputError
-from tierwise.tasks import Bert, FullSize, ResNet, ResNeXt, Roberta, Subject, Task, Training
+from tierwise.tasks import Bert, FullSize, ResNet, ResNeXt, Roberta, Subject, Task, Training, settled
 
 __all__ = ["derive", "tuning"]
 
@@ -17,7 +17,7 @@ _FALLBACK = Training(epochs=8, batch=64, learning_rate=2e-3)
 
 
 def tuning(given: Training | None, task: Task, *, epochs_frac: float, rate_frac: float) -> Training:
-    """How an operator trains: as asked for, else a part of the training that made the task's model.
+    """How an operator trains: as asked for, else a part of the training that made the task's model; nothing on auto.
 
     Args:
         given: What the user asked for.
@@ -26,11 +26,12 @@ def tuning(given: Training | None, task: Task, *, epochs_frac: float, rate_frac:
         rate_frac: Share of its learning rate.
     """
     if given is not None:
-        return given
+        return settled(given)
     own = task.training if task.training is not None and task.training.epochs > 0 else _FALLBACK
-    return msgspec.structs.replace(
+    part = msgspec.structs.replace(
         own, epochs=max(1, round(own.epochs * epochs_frac)), learning_rate=own.learning_rate * rate_frac
     )
+    return settled(part)
 
 
 def derive(subject: Subject, depth_frac: float, width_frac: float) -> Subject:

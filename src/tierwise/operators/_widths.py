@@ -27,6 +27,8 @@ __all__ = ["Found", "count_macs", "latency_frac", "search_widths", "widths_at"]
 _HALVINGS = 12
 _TIMED_HALVINGS = 5
 _GIVEN_BACK = 64
+_NEAR_FRAC = 0.98
+"""A target is reached well enough within this share of it."""
 _TIMED_GIVEN_BACK = 4
 _WARM_UP_RUNS = 5
 _ROUNDS = 15
@@ -172,6 +174,8 @@ def _bisect(
             fix="Ask for more than that, or allow finer steps with a smaller round_to",
         )
     for _ in range(halvings):
+        if value(high) >= _NEAR_FRAC * target:
+            break
         middle = (low + high) / 2
         if value(middle) <= target:
             high = middle
@@ -195,7 +199,7 @@ def _give_back(
     """
     widths, reached, tried = dict(found.widths), found.reached_frac, found.tried
     full: set[str] = set()
-    while tries > 0:
+    while tries > 0 and reached < _NEAR_FRAC * target:
         more = {}
         for group in groups:
             width = widths[group.name]

@@ -19,7 +19,7 @@ from tierwise.tasks._spec import (
     task_names,
 )
 from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score
-from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune
+from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, settled
 
 __all__ = [
     "SPLITS",
@@ -46,5 +46,6 @@ __all__ = [
     "item_digest",
     "load_task",
     "score",
+    "settled",
     "task_names",
 ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+import msgspec
+
 from tierwise._errors import InputError, SpecError
 from tierwise.artifact import ImageInput, InputEncoding
 from tierwise.measure import Progress, usable_cpus
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Tuned", "answer", "build_student", "fine_tune", "training_threads"]
+__all__ = ["Tuned", "answer", "build_student", "fine_tune", "settled", "training_threads"]
 
 _SMALL_PIXELS = 256
 """Up to this size a training step is so short that a second thread saves nothing, and on a busy machine, where threads
@@ -90,6 +92,15 @@ def fine_tune(
         title=title,
     )
     return Tuned(trained, tuple(remarks["history"]), remarks["seconds"])
+
+
+def settled(spec: Training) -> Training:
+    """``spec`` with the precision named that ``auto`` means on this machine; such a spec names a result."""
+    if spec.precision != "auto":
+        return spec
+    from tierwise.tasks._training import bfloat16_is_fast
+
+    return msgspec.structs.replace(spec, precision="bfloat16" if bfloat16_is_fast() else "float32")
 
 
 def answer(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -102,11 +102,12 @@ def a_long_step(cache):
 
 def test_a_killed_process_leaves_what_the_next_needs(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        f"from pathlib import Path; from test_chains import a_long_step; a_long_step(Path({str(tmp_path / 'killed')!r}))"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from test_chains import a_long_step; a_long_step(Path(sys.argv[2]))"
     )
+    arguments = [str(Path(__file__).parent), str(tmp_path / "killed")]
     states = "training/*/step1/training.safetensors"
-    killed = subprocess.Popen([sys.executable, "-c", code])
+    killed = subprocess.Popen([sys.executable, "-c", code, *arguments])
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed").glob(states)):
         assert time.monotonic() < deadline

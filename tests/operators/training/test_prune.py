@@ -86,7 +86,7 @@ def test_a_share_of_the_arithmetic_is_reached_by_search(scope, target):
     remove_channels(small, task.example(), found.widths, channel_scores(net, task.example(), "magnitude"))
     reached = count_macs(small, task.example()) / count_macs(net, task.example())
     assert reached == found.reached_frac
-    assert target - 0.03 <= reached <= target
+    assert target - 0.04 <= reached <= target
 
 
 def test_the_arithmetic_counted_is_that_of_the_exported_model():
@@ -99,7 +99,7 @@ def test_the_arithmetic_counted_is_that_of_the_exported_model():
 @pytest.mark.emulation
 def test_a_share_of_the_time_is_reached_by_measuring():
     task, net = untrained(ResNet(depth=8, width=32), size=32)
-    found = search(net, task, latency_target=0.5)
+    found = search(net, task, latency_target=0.5, multiple=16)
     assert found.reached_frac <= 0.5
     small = copy.deepcopy(net)
     remove_channels(small, task.example(), found.widths, channel_scores(net, task.example(), "magnitude"))
