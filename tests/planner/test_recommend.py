@@ -153,6 +153,8 @@ def test_less_accuracy_lost_is_a_claim_when_the_items_say_so() -> None:
     found = recommend(evidence(*THREE[:2], judged=judged, items=100), Need(minimize="accuracy-drop"))
     assert found.chosen == "identity@mobile"
     assert found.runner_up.accuracy.only_first == 25
+    assert found.runner_up.accuracy_difference.holds(0.25)
+    assert found.runner_up.accuracy_difference.low > 0.1
 
 
 def test_where_nothing_fits_the_nearest_and_what_to_relax() -> None:

@@ -8,6 +8,7 @@ from typing import final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from tierwise._errors import InputError
 from tierwise.measure import (
@@ -19,6 +20,7 @@ from tierwise.measure import (
     McNemar,
     RankTest,
     Verdict,
+    accuracy_difference,
     block,
     bootstrap,
     cliffs_delta,
@@ -38,6 +40,7 @@ _SHARES = frozenset({"accuracy", "top-1", "top-5", "top1", "top5"})
 """Metrics that are shares of items, so that the number of items gives an interval; an F1 score is none."""
 
 _ALPHA = 0.05
+Booleans = npt.NDArray[np.bool_]
 
 
 @final
@@ -91,6 +94,7 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
         p: Of the pair, by the test that `Tests` names.
         delta: Cliff's delta of the latencies; negative where the first is faster.
         accuracy: McNemar's test on the loaded inputs that both answered; None where answers were not judged.
+        accuracy_difference: First's share of right answers on them less the second's, by a paired bootstrap over inputs.
         accuracy_p: Wilcoxon over all accuracies of both operators (published tests only).
     """
 
@@ -101,6 +105,7 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
     p: float
     delta: Delta
     accuracy: McNemar | None = None
+    accuracy_difference: Interval | None = None
     accuracy_p: float | None = None
 
     def tied(self, tests: str) -> bool:
@@ -223,6 +228,7 @@ class Comparison:
         if self._pairs is None:
             raise KeyError(second)
         paper = self._need.tests == "paper"
+        judged = None if paper else self._judged(first, second)
         return Contrast(
             first=first,
             second=second,
@@ -230,18 +236,20 @@ class Comparison:
             verdict=compare_ratio(ratio, self._need.margin_frac),
             p=self._pairs.pair(first, second).p,
             delta=cliffs_delta(self._latencies[first], self._latencies[second]),
-            accuracy=None if paper else self._mcnemar(first, second),
+            accuracy=None if judged is None else mcnemar(*judged),
+            accuracy_difference=None if judged is None else accuracy_difference(*judged),
             accuracy_p=self._wilcoxon(first, second) if paper else None,
         )
 
-    def _mcnemar(self, first: str, second: str) -> McNemar | None:
+    def _judged(self, first: str, second: str) -> tuple[Booleans, Booleans] | None:
+        """Whether each was right, on the inputs that both answered; None where there is none."""
         judged = self._evidence.judged
         one = judged.get(self.deployments[first].key)
         other = judged.get(self.deployments[second].key)
         if one is None or other is None:
             return None
         _, at, other_at = np.intersect1d(one.items, other.items, return_indices=True)
-        return mcnemar(one.right[at], other.right[other_at]) if len(at) else None
+        return (one.right[at], other.right[other_at]) if len(at) else None
 
     def _wilcoxon(self, first: str, second: str) -> float | None:
         """Over every subject, placement and metric that both operators have, as the published study paired them."""
