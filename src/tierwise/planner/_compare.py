@@ -94,7 +94,7 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
         p: Of the pair, by the test that `Tests` names.
         delta: Cliff's delta of the latencies; negative where the first is faster.
         accuracy: McNemar's test on the loaded inputs that both answered; None where answers were not judged.
-        accuracy_difference: First's share of right answers on them less the second's, by a paired bootstrap over inputs.
+        accuracy_difference: First's share of right answers there less the second's; paired bootstrap over inputs.
         accuracy_p: Wilcoxon over all accuracies of both operators (published tests only).
     """
 
