@@ -2,6 +2,7 @@
 
 from tierwise.planner._compare import Comparison, Contrast, Figures, Tests
 from tierwise.planner._cost import Candidate, Choice, Cost, Ranked, best_cut, predict_cut
+from tierwise.planner._cuts import best_cuts
 from tierwise.planner._evidence import (
     Deployment,
     Evidence,
@@ -47,6 +48,7 @@ __all__ = [
     "Tests",
     "Violation",
     "best_cut",
+    "best_cuts",
     "check_links",
     "decision_table",
     "joined",
