@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tierwise.artifact import (
     Artifact,
+    Exit,
     ImageInput,
     InputEncoding,
     Manifest,
@@ -110,6 +111,32 @@ def other_chain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Like `chain`, with other weights: other answers."""
     directory = tmp_path_factory.mktemp("artifacts") / "other"
     return make_artifact(directory, chain_parts(-2.0), TensorInput(tensors=(X, BIAS)), (Y,))
+
+
+SURE, EARLY = fp32("sure", 1), fp32("early", 3)
+
+
+@pytest.fixture(scope="session")
+def exiting(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """`chain`, whose first segment also answers ``early`` and is as sure as the first entry of ``x`` says."""
+    rng = np.random.default_rng(7)
+    weights = {"w0": rng.normal(size=(4, 6)), "pick": np.eye(4)[:, :1], "we": rng.normal(size=(4, 3))}
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w0"], ["a"]),
+        node("Relu", ["a"], ["h"]),
+        node("MatMul", ["x", "pick"], ["sure"]),
+        node("MatMul", ["x", "we"], ["early"]),
+    ]
+    first = Segment(
+        file="segments/0.onnx",
+        inputs=(X,),
+        outputs=(H, SURE, EARLY),
+        macs=1,
+        exit=Exit(confidence="sure", threshold=0.5, answers={"y": "early"}),
+    )
+    parts = [(onnx_model(nodes, [X], [H, SURE, EARLY], **weights), first), *chain_parts()[1:]]
+    return make_artifact(tmp_path_factory.mktemp("exits") / "a", parts, TensorInput(tensors=(X, BIAS)), (Y,))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ __all__ = [
     "FORMAT",
     "Accuracy",
     "Coverage",
+    "Exit",
     "FileEntry",
     "ImageInput",
     "InputEncoding",
@@ -106,7 +107,21 @@ class TensorInput(Spec, frozen=True, tag="tensor", tag_field="kind", kw_only=Tru
 InputEncoding = ImageInput | TextInput | TensorInput
 
 
-class Segment(Spec, frozen=True, kw_only=True):
+class Exit(Spec, frozen=True, kw_only=True):
+    """An answer that a segment can give for items it is sure of; they are not passed on.
+
+    Attributes:
+        confidence: Output of the segment, FP32, one value an item: [-1] or [-1, 1].
+        threshold: An item leaves where its confidence is at least this.
+        answers: For each output of the model, the output of this segment that stands for it.
+    """
+
+    confidence: str
+    threshold: float
+    answers: dict[str, str]
+
+
+class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """One ONNX file of the chain, run on one tier.
 
     Attributes:
@@ -114,12 +129,14 @@ class Segment(Spec, frozen=True, kw_only=True):
         inputs: Tensors it needs; each is an input of the model or an output of an earlier segment.
         outputs: Tensors it makes.
         macs: Multiply-accumulates of one item, from the graph.
+        exit: Where items may leave before the next segment; None where all go on.
     """
 
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     macs: int
+    exit: Exit | None = None
 
 
 class Accuracy(Spec, frozen=True, kw_only=True):

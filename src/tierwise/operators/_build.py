@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import msgspec
 import onnx
 
 from tierwise._errors import ArtifactError, InputError
-from tierwise.artifact import Artifact, Manifest, Provenance, Segment, open_artifact, write_artifact
+from tierwise.artifact import Artifact, Exit, Manifest, Provenance, Segment, open_artifact, write_artifact
 from tierwise.capture import export, load_onnx, read_graph
 from tierwise.measure import Progress, Silent
 from tierwise.operators._apply import apply, resolve
 from tierwise.operators._coverage import audit_coverage
+from tierwise.operators._exit import exit_names
 from tierwise.operators._spec import OperatorSpec, chain_text, check_chain
 from tierwise.operators._store import address, load_stage, save_stage, scratch, sweep, versions
 from tierwise.operators._work import ChooseCut, Context, Stage, Work
@@ -39,7 +42,7 @@ def build(
     Everything lies under ``cache``: ``stages/`` holds the model after each prefix of a chain, ``artifacts/`` what can
     be deployed. Their names are hashes of the task's fingerprint, the resolved specs and the versions that took part,
     so that equal requests share work, also between processes. A build that is killed leaves nothing but a temporary
-    folder, which the next build removes.
+    folder, which the next build removes, and the last epoch of a training, from which the next build goes on.
 
     Args:
         task: What to deploy.
@@ -58,14 +61,17 @@ def build(
     name, work = _root(task, cache, progress)
     for spec in chain:
         with scratch(cache) as folder:
-            context = Context(folder=folder, progress=progress, choose_cut=choose_cut)
+            asked = cache / "resolved" / address(name, spec, spec.PACKAGES, spec.REVISION)
+            context = Context(folder=folder, progress=progress, choose_cut=choose_cut, keep=asked)
             spec = resolve(spec, work, context)
             name = address(name, spec, spec.PACKAGES, spec.REVISION)
             stage = cache / "stages" / name
             done = load_stage(stage, task)
             if done is None:
-                done = apply(spec, work, context)
+                keep = cache / "training" / name
+                done = apply(spec, work, dataclasses.replace(context, keep=keep))
                 save_stage(stage, done, folder)
+                shutil.rmtree(keep, ignore_errors=True)
             work = done
     title = f"{task.name}-{chain_text(chain)}".replace("+", "-")
     directory = cache / "artifacts" / f"{title}-{address(name, title, ('onnxruntime',), _REVISION)[:16]}"
@@ -108,8 +114,9 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
             inputs=tuple(graph.tensors[name].spec for name in graph.inputs),
             outputs=tuple(graph.tensors[name].spec for name in graph.outputs),
             macs=graph.macs,
+            exit=_exit(work, position),
         )
-        for file, graph in zip(parts, graphs, strict=True)
+        for position, (file, graph) in enumerate(zip(parts, graphs, strict=True))
     )
     quantised = any(spec.STAGE is Stage.QUANTISE for spec in work.history)
     manifest = Manifest(
@@ -140,6 +147,14 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
         if directory.exists():
             return open_artifact(directory)
         raise
+
+
+def _exit(work: Work, position: int) -> Exit | None:
+    if position >= len(work.exits):
+        return None
+    confidence, answer = exit_names(position)
+    threshold = work.exits[position].threshold
+    return Exit(confidence=confidence, threshold=threshold, answers={work.model.graph.output[0].name: answer})
 
 
 def _files(work: Work) -> list[tuple[str, onnx.ModelProto]]:

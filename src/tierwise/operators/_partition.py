@@ -15,10 +15,11 @@ from tierwise._errors import InputError
 from tierwise._units import format_bytes
 from tierwise.artifact import TensorSpec
 from tierwise.capture import Affine, Cut, composition_error, cut_points, find_cut, read_graph, run, split
+from tierwise.operators._exit import attach
 from tierwise.operators._work import Context, Stage, Work
 from tierwise.tasks import Task
 
-__all__ = ["Partition", "partition", "partition_cuts", "resolve_partition"]
+__all__ = ["Partition", "calibration_feeds", "named_cut", "partition", "partition_cuts", "resolve_partition"]
 
 _CHECK_ITEMS = 8
 _RANGE_ITEMS = 64
@@ -90,6 +91,8 @@ def resolve_partition(spec: Partition, work: Work, context: Context) -> Partitio
             where=f"task {work.task.name!r}",
             fix="Leave partition out of the chain for this model",
         )
+    if work.exits:
+        return msgspec.structs.replace(spec, cut=_exit_cut(spec, work, cuts).tensor.name)
     if spec.cut == "auto":
         if context.choose_cut is None:
             raise InputError(
@@ -99,11 +102,36 @@ def resolve_partition(spec: Partition, work: Work, context: Context) -> Partitio
             )
         cut = context.choose_cut(cuts)
     else:
-        cut = _named(cuts, spec.cut)
+        cut = named_cut(cuts, spec.cut)
     return msgspec.structs.replace(spec, cut=cut.tensor.name)
 
 
-def _named(cuts: Sequence[Cut], name: str) -> Cut:
+def _exit_cut(spec: Partition, work: Work, cuts: Sequence[Cut]) -> Cut:
+    """A model with an exit is cut there, so that what leaves at the exit never crosses."""
+    if len(work.exits) > 1:
+        raise InputError(
+            "a partition takes a model with one exit",
+            got=f"{len(work.exits)} exits",
+            where=f"task {work.task.name!r}",
+            fix="Name one cut in the options of early-exit",
+        )
+    cut = named_cut(cuts, work.exits[0].cut)
+    if spec.cut not in ("auto", work.exits[0].cut) and named_cut(cuts, spec.cut) != cut:
+        raise InputError(
+            "a model with an exit must be cut at the exit",
+            got=repr(spec.cut),
+            where="partition",
+            fix='Name that cut in the options of early-exit instead, and leave cut = "auto" here',
+        )
+    return cut
+
+
+def named_cut(cuts: Sequence[Cut], name: str) -> Cut:
+    """The cut that ``name`` means, see `tierwise.capture.find_cut`.
+
+    Raises:
+        InputError: None of them.
+    """
     # The bytes of a tensor in a quantised model answer to the tensor's own name too, so that one name serves both.
     for cut in cuts:
         if cut.tensor.name == f"{name}_QuantizeLinear_Output":
@@ -129,7 +157,9 @@ def partition(spec: Partition, work: Work, context: Context) -> Work:
         head, tail = split(work.model, cut, boundary)
         if spec.boundary == "fp32" and integer:
             _widen(work.model, head, tail, cut.tensor)
-        error = composition_error(work.model, (head, tail), _calibration(work.task, _CHECK_ITEMS))
+        for one in work.exits:
+            attach(head, cut, one.head)
+        error = composition_error(work.model, (head, tail), calibration_feeds(work.task))
     share = cut.head_macs / max(1, cut.head_macs + cut.tail_macs)
     carried = "".join(f", with {q.name}" for q in cut.carried)
     note = (
@@ -145,12 +175,13 @@ def partition(spec: Partition, work: Work, context: Context) -> Work:
     )
 
 
-def _calibration(task: Task, items: int) -> dict[str, npt.NDArray[Any]]:
+def calibration_feeds(task: Task, items: int = _CHECK_ITEMS) -> dict[str, npt.NDArray[Any]]:
+    """Model inputs of the first calibration items."""
     return task.tensors(task.splits["calibration"].head(items).items)
 
 
 def _range(head: onnx.ModelProto, name: str, task: Task) -> Affine:
-    seen = run([head], _calibration(task, _RANGE_ITEMS))[name]
+    seen = run([head], calibration_feeds(task, _RANGE_ITEMS))[name]
     return Affine.covering(float(seen.min()), float(seen.max()))
 
 

@@ -16,13 +16,16 @@ import onnx
 
 from tierwise import __version__
 from tierwise._errors import StoreError
+from tierwise.operators._blueprint import Blueprint, kept_module, save_module
+from tierwise.operators._exit import ExitHead
 from tierwise.operators._spec import OperatorSpec
-from tierwise.operators._work import Work
+from tierwise.operators._work import Stage, Work
 from tierwise.tasks import Task
 
 __all__ = ["address", "load_stage", "save_stage", "scratch", "sweep", "versions"]
 
 _RECORD = "work.json"
+_WEIGHTS = "module.safetensors"
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +34,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     training_s: float
     composition_error: float | None
     segments: int
+    blueprint: Blueprint | None = None
+    exits: tuple[tuple[str, float, float], ...] = ()
 
 
 def address(before: str, what: object, packages: Sequence[str], revision: int) -> str:
@@ -65,6 +70,10 @@ def load_stage(folder: Path, task: Task) -> Work | None:
         record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=_Record)
         model = onnx.load(folder / "model.onnx")
         segments = tuple(onnx.load(folder / f"segment{i}.onnx") for i in range(record.segments))
+        exits = tuple(
+            ExitHead(cut=cut, head=onnx.load(folder / f"exit{i}.onnx"), threshold=threshold, max_drop_frac=drop)
+            for i, (cut, threshold, drop) in enumerate(record.exits)
+        )
     except Exception as error:  # protobuf, msgspec and the file system raise unrelated errors
         raise StoreError(
             f"an intermediate result must be readable ({error})",
@@ -74,12 +83,14 @@ def load_stage(folder: Path, task: Task) -> Work | None:
     return Work(
         task=task,
         model=model,
-        module=task.model,
+        module=kept_module(task, record.blueprint, folder / _WEIGHTS),
+        blueprint=record.blueprint,
         segments=segments,
         history=record.history,
         notes=record.notes,
         training_s=record.training_s,
         composition_error=record.composition_error,
+        exits=exits,
     )
 
 
@@ -93,12 +104,18 @@ def save_stage(folder: Path, work: Work, temporary: Path) -> None:
     onnx.save(work.model, stage / "model.onnx")
     for i, segment in enumerate(work.segments):
         onnx.save(segment, stage / f"segment{i}.onnx")
+    for i, one in enumerate(work.exits):
+        onnx.save(one.head, stage / f"exit{i}.onnx")
+    if work.blueprint is not None and work.history[-1].STAGE is Stage.TRAIN:
+        save_module(work, stage / _WEIGHTS)
     record = _Record(
         history=work.history,
         notes=work.notes,
         training_s=work.training_s,
         composition_error=work.composition_error,
         segments=len(work.segments),
+        blueprint=work.blueprint,
+        exits=tuple((one.cut, one.threshold, one.max_drop_frac) for one in work.exits),
     )
     (stage / _RECORD).write_bytes(msgspec.json.encode(record))
     folder.parent.mkdir(parents=True, exist_ok=True)

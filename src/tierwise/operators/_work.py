@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+    from tierwise.operators._blueprint import Blueprint
+    from tierwise.operators._exit import ExitHead
     from tierwise.operators._spec import OperatorSpec
 
 __all__ = ["ChooseCut", "Context", "Stage", "Work"]
@@ -33,9 +35,11 @@ class Stage(enum.IntEnum):
     """Stands for the model as it is; takes no company."""
     TRAIN = 1
     """Changes or trains the torch module; several may follow each other."""
-    QUANTISE = 2
+    EXIT = 2
+    """Adds exits to the trained model; one at most."""
+    QUANTISE = 3
     """Makes the integer model; one at most."""
-    SPLIT = 3
+    SPLIT = 4
     """Cuts the finished model; one at most, and the last."""
 
 
@@ -48,11 +52,13 @@ class Work:
         task: What the model is for.
         model: The model as ONNX, uncut, with a free batch axis.
         module: Gives the torch module that ``model`` was exported from; None where there is no source.
-        segments: The parts in order, once the model is cut; else empty.
+        segments: The parts in order, once the model is cut or has exits; else empty.
         history: Resolved specs of the operators that made it, in order.
         notes: Remarks for the reader of a report.
         training_s: CPU seconds of training and calibration so far.
         composition_error: See `tierwise.artifact.Provenance`.
+        exits: Exits at the borders between the first segments.
+        blueprint: How the torch module is built, where an operator changed it; None where it is the task's own.
     """
 
     task: Task
@@ -63,6 +69,8 @@ class Work:
     notes: tuple[str, ...] = ()
     training_s: float = 0.0
     composition_error: float | None = None
+    blueprint: Blueprint | None = None
+    exits: tuple[ExitHead, ...] = ()
 
     def torch_module(self, operator: str, progress: Progress) -> torch.nn.Module:
         """The torch module, for operators that train.
@@ -90,8 +98,17 @@ class Context:
         folder: An empty folder for temporary files, removed afterwards.
         progress: Where to say how far it is.
         choose_cut: Picks the cut of a partition that was not given one.
+        keep: A folder that outlives a kill, for the state of a training; the next build of the same chain finds it
+            again, and it goes when the operator is done. While a spec is resolved, it is a folder that stays for good,
+            for what was measured. Without one, ``folder`` serves.
     """
 
     folder: Path
     progress: Progress = Silent()  # noqa: RUF009 - stateless
     choose_cut: ChooseCut | None = None
+    keep: Path | None = None
+
+    @property
+    def lasting(self) -> Path:
+        """Where a training keeps its state."""
+        return self.folder if self.keep is None else self.keep

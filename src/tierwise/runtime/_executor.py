@@ -7,12 +7,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, final
 
+import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import ArtifactError, InputError, TierwiseError
-from tierwise.artifact import Artifact, Segment, TensorSpec
+from tierwise.artifact import Artifact, Exit, Segment, TensorSpec
 from tierwise.measure import usable_cpus
 from tierwise.runtime._external import check_external_files
+from tierwise.runtime._passage import Passage, leaving, merge, rows_of
 from tierwise.wire import dtype_name
 
 __all__ = ["Executor", "default_threads", "tensors_at"]
@@ -65,6 +67,9 @@ class Executor:
             raise InputError(f"segments must be a range within the artifact's {count}", got=f"[{first}, {last})")
         self.threads = default_threads() if threads is None else threads
         self.inputs, self.outputs = tensors_at(artifact, first), tensors_at(artifact, last)
+        self._complete, self._answer = last == count, artifact.manifest.outputs
+        made = [spec for segment in artifact.manifest.segments[first:last] for spec in segment.outputs]
+        self._borders = (*self.inputs, *made)
         import onnxruntime as ort
 
         started_s = time.perf_counter()
@@ -78,6 +83,9 @@ class Executor:
     def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Run the segments in order.
 
+        Items that leave at an exit have its answer, where the last segment is among those run here; in front of
+        segments that run elsewhere every item goes on (`advance` lets them leave there too).
+
         Args:
             tensors: All of `inputs` by name, batch axis first; others are ignored.
 
@@ -85,18 +93,81 @@ class Executor:
             All of `outputs` by name.
 
         Raises:
+            InputError: As `advance`.
+            TierwiseError: As `advance`.
+        """
+        if not self._complete:
+            return self._advance(tensors, exits=False).tensors
+        passage = self._advance(tensors, exits=True)
+        if passage.left is None:
+            return passage.tensors
+        return merge(self.outputs, passage.left, passage.answers or {}, passage.tensors)
+
+    def advance(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Passage:
+        """Run the segments in order and let items leave at the exits between them.
+
+        Args:
+            tensors: All of `inputs` by name, batch axis first; others are ignored.
+
+        Returns:
+            `outputs` for the items that go on, and the answers for those that left.
+
+        Raises:
             InputError: A tensor is missing, has the wrong type or shape, or holds values the model refuses.
             TierwiseError: ONNX Runtime failed.
         """
+        return self._advance(tensors, exits=True)
+
+    def _advance(self, tensors: Mapping[str, npt.NDArray[Any]], *, exits: bool) -> Passage:
         started_s = time.perf_counter()
         known = _checked(self.inputs, tensors)
+        gone: _Gone | None = None
         for segment, session in self._steps:
             fed = {spec.name: known[spec.name] for spec in segment.inputs}
             names = [spec.name for spec in segment.outputs]
             known.update(zip(names, _run(session, names, fed, segment.file), strict=True))
+            if segment.exit is None or not exits:
+                continue
+            leave = leaving(segment.exit, known)
+            gone = gone or _Gone(len(leave), self._answer)
+            stay = gone.take(segment.exit, known, leave)
+            if not stay.any():
+                known = {}
+                break
+            if leave.any():
+                known = rows_of(self._borders, known, stay)
         if self.first_run_s is None:
             self.first_run_s = time.perf_counter() - started_s
-        return {spec.name: known[spec.name] for spec in self.outputs}
+        left = {spec.name: known[spec.name] for spec in self.outputs} if known else {}
+        return Passage(left) if gone is None else Passage(left, gone.left, gone.answers())
+
+
+@final
+class _Gone:
+    """The items of a request that left at exits, and what they were answered."""
+
+    def __init__(self, count: int, outputs: tuple[TensorSpec, ...]) -> None:
+        self.left = np.zeros(count, np.bool_)
+        self._outputs = outputs
+        self._parts: list[tuple[npt.NDArray[np.int64], Tensors]] = []
+
+    def take(self, exit: Exit, known: Tensors, leave: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Let those of the remaining items leave; which of them stay."""
+        places = np.flatnonzero(~self.left)[leave]
+        given = {spec.name: known[exit.answers[spec.name]] for spec in self._outputs}
+        self._parts.append((places, rows_of(self._outputs, given, leave)))
+        self.left[places] = True
+        return ~leave
+
+    def answers(self) -> Tensors:
+        """All answers in the order of the items."""
+        order = np.argsort(np.concatenate([places for places, _ in self._parts]))
+        joined = {}
+        for spec in self._outputs:
+            axis = spec.shape.index(-1) if -1 in spec.shape else 0
+            parts = [answers[spec.name] for _, answers in self._parts]
+            joined[spec.name] = np.take(np.concatenate(parts, axis), order, axis) if -1 in spec.shape else parts[-1]
+        return joined
 
 
 def _session(ort: Any, artifact: Artifact, segment: Segment, threads: int) -> Any:

@@ -50,18 +50,22 @@ class Account:
         path: Tiers that took part, this one first.
         bytes_up: Message bytes sent upwards over all hops from here on.
         bytes_down: Message bytes that came down over them.
+        exit_frac: Share of the request's items that left at an exit; None where the model has none.
     """
 
     path: tuple[str, ...]
     bytes_up: int = 0
     bytes_down: int = 0
+    exit_frac: float | None = None
 
 
 def to_parameters(
     account: Account, stages: Sequence[tuple[str, str, int]], received_ns: int, answered_ns: int
 ) -> dict[str, Parameter]:
     """The account as parameters of an answer."""
+    exit_frac = {} if account.exit_frac is None else {"tierwise.exit": account.exit_frac}
     return {
+        **exit_frac,
         "tierwise.stages": msgspec.json.encode(stages).decode(),
         "tierwise.path": msgspec.json.encode(account.path).decode(),
         "tierwise.bytes_up": account.bytes_up,
@@ -97,6 +101,7 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *
             path=tuple(_PATH.decode(str(told["tierwise.path"]))),
             bytes_up=int(told["tierwise.bytes_up"]),
             bytes_down=int(told["tierwise.bytes_down"]),
+            exit_frac=float(told["tierwise.exit"]) if "tierwise.exit" in told else None,
         )
     except (KeyError, ValueError, msgspec.DecodeError):
         # Another implementation of the protocol: all that is known is how long it took, link and all.

@@ -82,6 +82,7 @@ class Pipeline:
             bytes_up=account.bytes_up,
             bytes_down=account.bytes_down,
             path=account.path,
+            exit_frac=account.exit_frac,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, final
 
 import grpc
@@ -11,12 +12,15 @@ from tierwise._errors import InputError, RemoteError, SpecError
 from tierwise.artifact import PAYLOAD_INPUT, Artifact, ImageInput, Preprocessor, TensorInput, TensorSpec
 from tierwise.runtime._executor import Executor, tensors_at
 from tierwise.runtime._hop import Account, count_hop
+from tierwise.runtime._passage import Passage, merge
 from tierwise.runtime._refusal import RefusalError
 from tierwise.runtime._spec import Share
 from tierwise.runtime._visit import Visit
 from tierwise.wire import Exchange, Framed, InferenceClient, infer_request, infer_response, protocol, status_of
 
 __all__ = ["Served", "metadata_message"]
+
+Tensors = dict[str, npt.NDArray[Any]]
 
 
 @final
@@ -82,18 +86,20 @@ class Served:
             raise InputError(f"outputs must be among {self._output_names}", got=repr(unknown[0]))
         executor, forward, request_id = self._executor, self._forward, asked.id
         if executor is not None:
-            outputs = self._compute(executor, request, visit)
+            passage = self._compute(executor, request, visit)
             with visit.computing("encode"):
-                if forward is None:
-                    response = infer_response(self.name, request_id, {name: outputs[name] for name in wanted})
-                    return response, Account(path=(visit.tier,))
-                request = infer_request(self._forward_model, outputs, [output.name for output in asked.outputs])
+                if forward is None or passage.all_left:
+                    response = infer_response(self.name, request_id, self._merged(wanted, passage, passage.tensors))
+                    return response, Account(path=(visit.tier,), exit_frac=passage.exit_frac)
+                onward = infer_request(self._forward_model, passage.tensors, [o.name for o in asked.outputs])
+            above = self._pass_on(forward, onward, request_id, visit)
+            return above if passage.left is None else self._rejoined(wanted, passage, *above, visit)
         assert forward is not None, "the constructor refuses a share with neither segments nor a way on"
         # What a share without segments received goes on as it is: its tensors stay the bytes they are.
         request.message.model_name, request.message.model_version = self._forward_model, ""
         return self._pass_on(forward, request, request_id, visit)
 
-    def _compute(self, executor: Executor, request: Framed, visit: Visit) -> dict[str, npt.NDArray[Any]]:
+    def _compute(self, executor: Executor, request: Framed, visit: Visit) -> Passage:
         with visit.computing("decode"):
             tensors = request.tensors()
         with visit.turn():
@@ -101,7 +107,29 @@ class Served:
                 with visit.computing("preprocess"):
                     tensors = self._preprocessor(tensors)
             with visit.computing(self._stage):
-                return executor.run(tensors)
+                return executor.advance(tensors)
+
+    def _merged(self, wanted: list[str], passage: Passage, rest: Tensors) -> Tensors:
+        """The answer to the whole request from that to the items that left here and that to the rest."""
+        if passage.left is None:
+            return {name: rest[name] for name in wanted}
+        specs = [spec for spec in self.artifact.manifest.outputs if spec.name in wanted]
+        merged = merge(specs, passage.left, passage.answers or {}, rest)
+        return {name: merged[name] for name in wanted}
+
+    def _rejoined(
+        self, wanted: list[str], passage: Passage, response: Framed, account: Account, visit: Visit
+    ) -> tuple[Framed, Account]:
+        """The answer from above, joined with that to the items that left here."""
+        here = passage.exit_frac or 0.0
+        account = dataclasses.replace(account, exit_frac=here + (1.0 - here) * (account.exit_frac or 0.0))
+        if here == 0.0:
+            return response, account
+        with visit.computing("decode"):
+            rest = response.tensors()
+        with visit.computing("encode"):
+            merged = self._merged(wanted, passage, rest)
+            return infer_response(self.name, response.message.id, merged), account
 
     def _pass_on(
         self, forward: InferenceClient, onward: Framed, request_id: str, visit: Visit
@@ -122,6 +150,7 @@ class Served:
             path=(visit.tier, *above.path),
             bytes_up=exchange.sent_bytes + above.bytes_up,
             bytes_down=exchange.received_bytes + above.bytes_down,
+            exit_frac=above.exit_frac,
         )
 
     def metadata(self, tier: str) -> protocol.ModelMetadataResponse:

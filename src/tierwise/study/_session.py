@@ -247,12 +247,17 @@ class _Bench:
     def _placement(self, strategy: Strategy) -> Sequence[Placed]:
         shares = []
         done = 0
+        count = len(self._artifact(strategy).manifest.segments)
         for position, tier in enumerate(strategy.path):
             runs = strategy.segments.count(tier)
             last = position == len(strategy.path) - 1
             forward = None if last else self._bed.forward(tier, strategy.path[position + 1])
             shares.append(
-                Placed(control=self._bed.control[tier], share=Share(segments=(done, done + runs), forward=forward))
+                # The last one runs all that is left: a model with exits has several segments on one tier.
+                Placed(
+                    control=self._bed.control[tier],
+                    share=Share(segments=(done, count if last else done + runs), forward=forward),
+                )
             )
             done += runs
         return shares

@@ -17,6 +17,7 @@ from tierwise.measure import Silent
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from tierwise.operators import ChooseCut, Context, OperatorSpec, Work
     from tierwise.tasks import Task
@@ -36,16 +37,17 @@ def check_operator(
 ) -> None:
     """Check that the operator of ``spec`` keeps its contract on ``task``.
 
-    It must leave its input as it was; append its resolved spec (nothing left on "auto") to the history and keep earlier
-    notes; hand on valid ONNX with the task's outputs and a free batch axis; answer near the model it was given; and
-    give the same for the same input. Where it is built in, `tierwise.operators.build` must find its result again
-    instead of making another.
+    It must leave its input as it was, the torch model too; append its resolved spec (nothing left on "auto") to the
+    history and keep earlier notes; hand on valid ONNX with the task's outputs and a free batch axis, and where it
+    trains, the torch model it was exported from; answer near the model it was given; and give the same for the same
+    input. Where it is built in, `tierwise.operators.build` must find its result again instead of making another.
 
     Args:
         spec: The operator, with small options: it is applied three times.
         task: A small task with calibration items.
         choose_cut: For operators that leave the cut to a cost model.
-        tolerance: Largest absolute difference of an answer, as a share of the largest absolute answer.
+        tolerance: Largest absolute difference of an answer, as a share of the largest absolute answer; operators
+            that train need a wide one.
         operate: The operator's function; None for one that is built in.
 
     Raises:
@@ -58,6 +60,7 @@ def check_operator(
     model = _given(task)
     work = Work(task=task, model=model, module=task.model, notes=("given",))
     before = model.SerializeToString(deterministic=True)
+    given = None if task.model is None else _weights(task.model(Silent()))
     results = [_operate(operate or apply, spec, work, choose_cut) for _ in range(2)]
     first = results[0]
     _must(model.SerializeToString(deterministic=True) == before, "leave the model it is given unchanged")
@@ -73,6 +76,8 @@ def check_operator(
     for part in parts:
         onnx.checker.check_model(part)
     _check_answers(work, parts, tolerance)
+    if first.blueprint is not None:
+        _check_module(first, given)
     if operate is None:
         _check_build(spec, task, choose_cut)
 
@@ -92,6 +97,33 @@ def _operate(operate: Apply, spec: OperatorSpec, work: Work, choose_cut: ChooseC
 
     with tempfile.TemporaryDirectory(prefix="tierwise-check-") as folder:
         return operate(spec, work, Context(folder=Path(folder), choose_cut=choose_cut))
+
+
+def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def _check_module(result: Work, given: dict[str, torch.Tensor] | None) -> None:
+    """The torch module that an operator trained, and the one it was given."""
+    import torch
+
+    from tierwise.capture import run
+
+    task = result.task
+    if task.model is None or given is None or result.module is None:
+        raise AssertionError("an operator must have the torch model to train it")
+    after = task.model(Silent()).state_dict()
+    same = after.keys() == given.keys() and all(torch.equal(after[name], given[name]) for name in given)
+    _must(same, "leave the torch model it is given unchanged")
+    module = result.module(Silent())
+    _must(not module.training, "hand on a torch model in eval mode")
+    feeds = task.tensors(task.splits["calibration"].head(3).items)
+    with torch.inference_mode():
+        answer = module(*(torch.from_numpy(array) for array in feeds.values()))
+    first = (answer[0] if isinstance(answer, tuple) else answer).numpy()
+    exported = run([result.model], feeds)[task.outputs[0]]
+    near = np.allclose(first, exported, atol=1e-3 * max(1.0, float(np.abs(first).max())))
+    _must(near, "hand on the torch model that its ONNX was exported from")
 
 
 def _serialised(work: Work) -> list[bytes]:
