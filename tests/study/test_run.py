@@ -8,18 +8,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 
 from tierwise._errors import StoreError, TamperedError
-from tierwise.measure import Profile, Record, Server, SingleStream
+from tierwise.artifact import open_artifact
+from tierwise.measure import Profile, Record, Server, Silent, SingleStream, Turn
 from tierwise.study import Campaign, StrategySpec, load_study, run_study
+from tierwise.study._inputs import Inputs
 from tierwise.study._lock import locked
 from tierwise.study._plan import Plan
+from tierwise.study._read import summarise_cell
+from tierwise.study._session import Bench, Equipment
 from tierwise.study._store import DATABASE, Store
 from tierwise.tasks import BuiltinTask, ResNet, Training
 from tierwise.topology import Link, Tier, Topology
@@ -37,15 +43,15 @@ TINY = Campaign(
         tiers=(Tier(name="low", cpus=1.0, memory_bytes=2 * 10**9), Tier(name="high", cpus=1.0, memory_bytes=2 * 10**9)),
         links=(Link(lower="low", upper="high", up_bps=50e6, down_bps=50e6, rtt_s=0.004),),
     ),
-    profile=Profile(sessions=2, rounds=2, samples=4, cold_starts=1, warmup_window=2, warmup_windows=2),
+    profile=Profile(sessions=2, rounds=2, samples=8, cold_starts=1, warmup_window=2, warmup_windows=2),
     scenario=SingleStream(),
     strategies=(StrategySpec(chain="identity"), StrategySpec(chain="partition")),
     link_means="proxy",
 )
-"""Three strategies on two tiers; 2 sessions of 3 cold starts and 24 warm requests."""
+"""Three strategies on two tiers; 2 sessions of 3 cold starts and 48 warm requests."""
 
 IDS = ("identity@low", "identity@high", "partition@low|high")
-PLAN = Plan(scenario=TINY.scenario, profile=TINY.measured(), seed=TINY.seed, strategies=IDS, samples=4)
+PLAN = Plan(scenario=TINY.scenario, profile=TINY.measured(), seed=TINY.seed, strategies=IDS, samples=8)
 PLANNED = {
     key
     for session in range(2)
@@ -55,7 +61,7 @@ PLANNED = {
 
 PROGRAM = """
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 import msgspec
 from tierwise.study import Campaign, run_study
@@ -142,7 +148,7 @@ def test_a_study_measures_what_was_planned(whole: tuple[Path, list[str]]) -> Non
     for strategy in study.strategies:
         cell = cells[strategy.id]
         assert cell.latency is not None
-        assert (cell.requests, cell.errors, cell.latency.n) == (16, 0, 16)
+        assert (cell.requests, cell.errors, cell.latency.n) == (32, 0, 32)
         assert len(cell.session_medians_s) == len(cell.cold_starts_s) == 2
         assert strategy.predicted is not None
         # What crosses the link costs at least its round trip.
@@ -178,8 +184,8 @@ def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_record(
             passed: list[str] = []
             title = next((line[6:] for line in tee(heard, passed) if line.startswith(f"begin {phase}")), None)
             assert title is not None, f"it never came to {phase!r} but said {passed[-8:]}"
-            # Somewhere inside the phase: after some of its steps, and some milliseconds into the next one.
-            for _ in range(moments.randrange(max(1, said.count(f"advance {title}")))):
+            # Somewhere in the phase's first half: after some of its steps, and some milliseconds into the next one.
+            for _ in range(moments.randrange(said.count(f"advance {title}") // 2 + 1)):
                 next(heard)
             time.sleep(moments.uniform(0, 0.02))
             os.kill(process.pid, signal.SIGKILL)
@@ -242,6 +248,44 @@ def test_the_server_scenario_runs_through_nodes(whole: tuple[Path, list[str]], t
     # All strategies get the same requests at the same times after the start of their run.
     asked = {name: [(record.query, record.sample) for record in warm if record.strategy == name] for name in IDS}
     assert asked[IDS[0]] == asked[IDS[1]] == asked[IDS[2]]
+
+
+@pytest.mark.emulation
+def test_what_no_node_answers_becomes_records(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, _ = whole
+    study = load_study(folder / "study")
+    strategies = {strategy.id: strategy for strategy in study.strategies}
+    labels = tuple(range(8))
+    inputs = Inputs(requests=({"payload": np.zeros((1, 8, 8, 1), np.uint8)},) * 8, tensors=(), labels=labels)
+    equipment = Equipment(
+        plan=PLAN,
+        strategies=strategies,
+        artifacts={key: open_artifact(folder / "study" / one.directory) for key, one in study.variants.items()},
+        inputs=inputs,
+        topology=study.topology,
+        machine_cpus=1.0,
+        link_means=None,
+        limiter=None,
+        workdir=tmp_path,
+    )
+    nowhere = f"unix:{tmp_path}/nobody.sock"
+    bed = SimpleNamespace(
+        control={"low": nowhere, "high": nowhere}, forward=lambda lower, upper: nowhere, alive=lambda: True
+    )
+    with closing(Store(tmp_path, create=True)) as store:
+        with store.transaction():
+            store.put_all("strategies", strategies)
+        store.open_session(0, "nothing")
+        bench = Bench(equipment, bed, store, Turn(session=0, labels=labels))  # type: ignore[arg-type]
+        with bench.pipelines():
+            bench.cold_starts("test", Silent())
+            bench.warm_up("test", Silent())
+            assert bench.measure("test", Silent())
+        records = store.records()
+    assert {record.key for record in records} == {key for key in PLANNED if key[2] == 0}
+    assert all(record.error is not None and "nobody.sock" in record.error for record in records)
+    cell = summarise_cell(IDS[0], [record for record in records if record.strategy == IDS[0]])
+    assert (cell.error_frac, cell.latency, cell.cold_starts_s) == (1.0, None, ())
 
 
 @pytest.mark.emulation

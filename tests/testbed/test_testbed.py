@@ -118,6 +118,7 @@ def test_a_quota_that_lets_short_work_pass_stops_with_both_figures(tmp_path: Pat
         pass
 
 
+@pytest.mark.emulation
 def test_a_remote_tier_is_used_as_it_is(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "tierwise", "node", "--listen", "127.0.0.1:0", "--tier", "server"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as remote:

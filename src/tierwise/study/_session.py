@@ -28,7 +28,7 @@ from tierwise.testbed import Testbed, open_testbed
 from tierwise.topology import Topology
 from tierwise.wire import InferenceClient
 
-__all__ = ["Equipment", "run_session"]
+__all__ = ["Bench", "Equipment", "run_session"]
 
 # What disturbs a machine may be over soon; a topology that it cannot emulate stays that way.
 _OPENINGS, _PAUSE_S = 3, 10.0
@@ -81,7 +81,7 @@ def run_session(equipment: Equipment, store: Store, number: int, progress: Progr
             bed = _open(stack, equipment, store, progress)
         stored = StoredSession(environment=read_environment(), calibration=msgspec.to_builtins(bed.calibration))
         attempt = store.open_session(number, stored)
-        bench = _Bench(equipment, bed, store, Turn(session=number, attempt=attempt, labels=equipment.inputs.labels))
+        bench = Bench(equipment, bed, store, Turn(session=number, attempt=attempt, labels=equipment.inputs.labels))
         stack.enter_context(bench.pipelines())
         bench.cold_starts(title, progress)
         bench.warm_up(title, progress)
@@ -130,7 +130,7 @@ def _quiet_collector() -> Iterator[None]:
 
 
 @final
-class _Bench:
+class Bench:
     """A running testbed with the strategies on it."""
 
     def __init__(self, equipment: Equipment, bed: Testbed, store: Store, turn: Turn) -> None:
