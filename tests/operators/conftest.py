@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from tierwise.artifact import ImageInput
+from tierwise.artifact import ImageInput, TensorInput, TensorSpec
 from tierwise.capture import export
-from tierwise.tasks import Split, Task
+from tierwise.measure import Silent
+from tierwise.tasks import BuiltinTask, Split, Task, load_task
 
 
 class Block(nn.Module):
@@ -68,6 +70,68 @@ def onnx_task(torch_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Tas
     path: Path = tmp_path_factory.mktemp("brought") / "model.onnx"
     onnx.save(export(Residual().eval(), torch_task.example(), torch_task.outputs), path)
     return dataclasses.replace(torch_task, name="brought", model=None, onnx=path, fingerprint="2" * 64)
+
+
+@pytest.fixture(scope="session")
+def hard_digits(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """Trained digits with channels of very different size inside each block; in float it is the same function."""
+    task = load_task(BuiltinTask(name="digits"), tmp_path_factory.mktemp("digits"), Silent())
+    assert task.model is not None
+    net = copy.deepcopy(task.model(Silent()))
+    sizes = np.random.default_rng(0)
+    with torch.no_grad():
+        for block in net.blocks:
+            norm, following = block.layers[0].norm, block.layers[1].conv
+            factor = torch.from_numpy(np.exp(sizes.uniform(0, np.log(300), norm.num_features))).float()
+            norm.weight *= factor
+            norm.bias *= factor
+            following.weight /= factor[None, :, None, None]
+    return dataclasses.replace(task, model=lambda progress: net, fingerprint="3" * 64)
+
+
+@pytest.fixture(scope="session")
+def text_task() -> Task:
+    """A small encoder with attention, untrained, on random tokens."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    class Bert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = BertForSequenceClassification(
+                BertConfig(
+                    hidden_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    intermediate_size=64,
+                    vocab_size=50,
+                    max_position_embeddings=16,
+                    initializer_range=0.3,
+                )
+            )
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.net(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> Split:
+        masks = np.arange(16) < rng.integers(4, 17, (count, 1))
+        return Split(
+            [{"input_ids": rng.integers(0, 50, 16), "attention_mask": mask.astype(np.int64)} for mask in masks],
+            np.arange(count) % 2,
+        )
+
+    net = Bert().eval()
+    names = ("input_ids", "attention_mask")
+    return Task(
+        name="text",
+        encoding=TensorInput(tensors=tuple(TensorSpec(name=n, dtype="INT64", shape=(-1, 16)) for n in names)),
+        labels=("no", "yes"),
+        splits={name: split(24) for name in ("train", "calibration", "validation", "test")},
+        model=lambda progress: net,
+        fingerprint="4" * 64,
+    )
 
 
 @pytest.fixture(scope="session")

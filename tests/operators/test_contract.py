@@ -5,14 +5,21 @@ import dataclasses
 import onnx
 import pytest
 
-from tierwise.operators import Identity, Partition, StaticPTQ, apply
+from tierwise.operators import QAT, Identity, Partition, StaticPTQ, apply
 from tierwise.testing import check_operator
 
 
 @pytest.mark.parametrize(
     "spec",
-    [Identity(), StaticPTQ(items=8), Partition(), Partition(boundary="uint8"), Partition(cut="blocks.0")],
-    ids=["identity", "sptq", "auto", "uint8", "named"],
+    [
+        Identity(),
+        StaticPTQ(items=8),
+        QAT(items=8, epochs=1),
+        Partition(),
+        Partition(boundary="uint8"),
+        Partition(cut="blocks.0"),
+    ],
+    ids=["identity", "sptq", "qat", "auto", "uint8", "named"],
 )
 def test_built_in_operators_keep_their_contract(torch_task, middle, spec):
     check_operator(spec, torch_task, choose_cut=middle)

@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": ("tierwise.cli._doctor", "What this machine can do for a study, and how to get what it lacks."),
     "infer": ("tierwise.cli._infer", "Send an item to a node and print the answer."),
     "node": ("tierwise.cli._node", "Serve models on this tier (Open Inference Protocol v2, gRPC)."),
+    "recommend": ("tierwise.cli._recommend", "Which deployment to take, from a study, and how sure that is."),
     "study": ("tierwise.cli._study", "Build, measure and compare deployment strategies."),
     "tasks": ("tierwise.cli._tasks", "What can be deployed: built-in tasks and how to bring your own."),
     "topologies": ("tierwise.cli._topologies", "Named sets of tiers and links."),

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from tierwise._errors import InputError, UnavailableError
+from tierwise.cli import _import
 from tierwise.study import Campaign, campaign_names, load_campaign
 
 __all__ = ["command"]
@@ -18,6 +19,8 @@ __all__ = ["command"]
 def command() -> None:
     """Build, measure and compare deployment strategies."""
 
+
+command.add_command(_import.command)
 
 _RUN_EPILOG = """\b
 Examples:

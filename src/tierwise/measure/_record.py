@@ -61,6 +61,7 @@ class Reply:
         bytes_up: Bytes sent upwards, summed over the links passed.
         bytes_down: Bytes sent downwards, summed over the links passed.
         path: Tiers that took part, from the device upward.
+        exit_frac: Share of the request's items that left at an early exit; None where the model has none.
     """
 
     outputs: Mapping[str, npt.NDArray[Any]]
@@ -68,6 +69,7 @@ class Reply:
     bytes_up: int = 0
     bytes_down: int = 0
     path: tuple[str, ...] = ()
+    exit_frac: float | None = None
 
 
 class SystemUnderTest(Protocol):

@@ -3,19 +3,25 @@
 from tierwise.operators._apply import apply, resolve
 from tierwise.operators._build import build
 from tierwise.operators._coverage import audit_coverage, optimised
+from tierwise.operators._distill import Distill
 from tierwise.operators._identity import Identity
 from tierwise.operators._partition import Partition, partition_cuts
+from tierwise.operators._prune import Prune
+from tierwise.operators._qat import QAT
 from tierwise.operators._spec import OPERATORS, OperatorSpec, chain_text, check_chain, parse_chain
 from tierwise.operators._static_ptq import StaticPTQ
 from tierwise.operators._work import ChooseCut, Context, Stage, Work
 
 __all__ = [
     "OPERATORS",
+    "QAT",
     "ChooseCut",
     "Context",
+    "Distill",
     "Identity",
     "OperatorSpec",
     "Partition",
+    "Prune",
     "Stage",
     "StaticPTQ",
     "Work",

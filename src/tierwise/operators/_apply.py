@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from tierwise.operators._distill import Distill, distill, resolve_distill
 from tierwise.operators._identity import Identity, identity
 from tierwise.operators._partition import Partition, partition, resolve_partition
+from tierwise.operators._prune import Prune, prune, resolve_prune
+from tierwise.operators._qat import QAT, qat, resolve_qat
 from tierwise.operators._spec import OperatorSpec
 from tierwise.operators._static_ptq import StaticPTQ, resolve_static_ptq, static_ptq
 from tierwise.operators._work import Context, Work
@@ -22,8 +25,14 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
     match spec:
         case Identity():
             return identity(spec, work, context)
+        case Prune():
+            return prune(spec, work, context)
+        case Distill():
+            return distill(spec, work, context)
         case StaticPTQ():
             return static_ptq(spec, work, context)
+        case QAT():
+            return qat(spec, work, context)
         case Partition():
             return partition(spec, work, context)
         case _:
@@ -37,8 +46,14 @@ def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
         InputError: As `apply`.
     """
     match spec:
+        case Prune():
+            return resolve_prune(spec, work, context)
+        case Distill():
+            return resolve_distill(spec, work)
         case StaticPTQ():
             return resolve_static_ptq(spec)
+        case QAT():
+            return resolve_qat(spec)
         case Partition():
             return resolve_partition(spec, work, context)
         case _:

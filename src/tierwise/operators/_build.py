@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def build(
     Everything lies under ``cache``: ``stages/`` holds the model after each prefix of a chain, ``artifacts/`` what can
     be deployed. Their names are hashes of the task's fingerprint, the resolved specs and the versions that took part,
     so that equal requests share work, also between processes. A build that is killed leaves nothing but a temporary
-    folder, which the next build removes.
+    folder, which the next build removes, and the last epoch of a training, from which the next build goes on.
 
     Args:
         task: What to deploy.
@@ -58,14 +60,17 @@ def build(
     name, work = _root(task, cache, progress)
     for spec in chain:
         with scratch(cache) as folder:
-            context = Context(folder=folder, progress=progress, choose_cut=choose_cut)
+            asked = cache / "resolved" / address(name, spec, spec.PACKAGES, spec.REVISION)
+            context = Context(folder=folder, progress=progress, choose_cut=choose_cut, keep=asked)
             spec = resolve(spec, work, context)
             name = address(name, spec, spec.PACKAGES, spec.REVISION)
             stage = cache / "stages" / name
             done = load_stage(stage, task)
             if done is None:
-                done = apply(spec, work, context)
+                keep = cache / "training" / name
+                done = apply(spec, work, dataclasses.replace(context, keep=keep))
                 save_stage(stage, done, folder)
+                shutil.rmtree(keep, ignore_errors=True)
             work = done
     title = f"{task.name}-{chain_text(chain)}".replace("+", "-")
     directory = cache / "artifacts" / f"{title}-{address(name, title, ('onnxruntime',), _REVISION)[:16]}"

@@ -10,19 +10,33 @@ from collections.abc import Mapping, Sequence
 
 from tierwise._config import convert
 from tierwise._errors import ChainError, InputError
+from tierwise.operators._distill import Distill
 from tierwise.operators._identity import Identity
 from tierwise.operators._partition import Partition
+from tierwise.operators._prune import Prune
+from tierwise.operators._qat import QAT
 from tierwise.operators._static_ptq import StaticPTQ
 from tierwise.operators._work import Stage
 from tierwise.tasks import Task
 
 __all__ = ["OPERATORS", "OperatorSpec", "chain_text", "check_chain", "parse_chain"]
 
-OperatorSpec = Identity | StaticPTQ | Partition
+OperatorSpec = Identity | Prune | Distill | StaticPTQ | QAT | Partition
 """What can stand in a chain; ``op`` tells which in TOML and JSON."""
 
-OPERATORS: tuple[type[Identity] | type[StaticPTQ] | type[Partition], ...] = (Identity, StaticPTQ, Partition)
+OPERATORS: tuple[type[Identity] | type[Prune] | type[Distill] | type[StaticPTQ] | type[QAT] | type[Partition], ...] = (
+    Identity,
+    Prune,
+    Distill,
+    StaticPTQ,
+    QAT,
+    Partition,
+)
 """All of them, in the order of their stages."""
+
+
+# They train every weight, zeros of an unstructured pruning too.
+_FILLS_ZEROS = ("distill", "qat")
 
 
 def parse_chain(text: str, options: Mapping[str, Mapping[str, object]] | None = None) -> tuple[OperatorSpec, ...]:
@@ -109,7 +123,20 @@ def _nearest_legal(chain: Sequence[OperatorSpec]) -> list[OperatorSpec]:
             kept.append(spec)
     if len(kept) > 1:
         kept = [spec for spec in kept if spec.STAGE is not Stage.ALONE]
-    return sorted(kept, key=lambda spec: spec.STAGE)
+    kept.sort(key=lambda spec: spec.STAGE)
+    zeros = next((spec for spec in kept if _makes_zeros(spec)), None)
+    if zeros is not None:
+        # Before quantising by training there is no place for zeros at all; before other training, behind it.
+        kept = [spec for spec in kept if spec.NAME != "qat"]
+        behind = [spec for spec in kept[kept.index(zeros) :] if spec.NAME in _FILLS_ZEROS]
+        for spec in behind:
+            kept.remove(spec)
+            kept.insert(kept.index(zeros), spec)
+    return kept
+
+
+def _makes_zeros(spec: OperatorSpec) -> bool:
+    return isinstance(spec, Prune) and spec.structure == "weights"
 
 
 def _broken_rule(chain: Sequence[OperatorSpec]) -> str:
@@ -121,6 +148,9 @@ def _broken_rule(chain: Sequence[OperatorSpec]) -> str:
         return "not combine identity with other operators"
     if len(set(names)) < len(names):
         return "not repeat an operator"
+    zeros = next((i for i, spec in enumerate(chain) if _makes_zeros(spec)), len(chain))
+    if any(name in _FILLS_ZEROS for name in names[zeros:]):
+        return "not train every weight after single weights were set to zero, which would fill them again"
     if stages.count(Stage.QUANTISE) > 1:
         return "have one quantising operator at most"
     if Stage.SPLIT in stages[:-1]:

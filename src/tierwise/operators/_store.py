@@ -16,13 +16,15 @@ import onnx
 
 from tierwise import __version__
 from tierwise._errors import StoreError
+from tierwise.operators._blueprint import Blueprint, kept_module, save_module
 from tierwise.operators._spec import OperatorSpec
-from tierwise.operators._work import Work
+from tierwise.operators._work import Stage, Work
 from tierwise.tasks import Task
 
 __all__ = ["address", "load_stage", "save_stage", "scratch", "sweep", "versions"]
 
 _RECORD = "work.json"
+_WEIGHTS = "module.safetensors"
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +33,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     training_s: float
     composition_error: float | None
     segments: int
+    blueprint: Blueprint | None = None
 
 
 def address(before: str, what: object, packages: Sequence[str], revision: int) -> str:
@@ -74,7 +77,8 @@ def load_stage(folder: Path, task: Task) -> Work | None:
     return Work(
         task=task,
         model=model,
-        module=task.model,
+        module=kept_module(task, record.blueprint, folder / _WEIGHTS),
+        blueprint=record.blueprint,
         segments=segments,
         history=record.history,
         notes=record.notes,
@@ -93,12 +97,15 @@ def save_stage(folder: Path, work: Work, temporary: Path) -> None:
     onnx.save(work.model, stage / "model.onnx")
     for i, segment in enumerate(work.segments):
         onnx.save(segment, stage / f"segment{i}.onnx")
+    if work.blueprint is not None and work.history[-1].STAGE is Stage.TRAIN:
+        save_module(work, stage / _WEIGHTS)
     record = _Record(
         history=work.history,
         notes=work.notes,
         training_s=work.training_s,
         composition_error=work.composition_error,
         segments=len(work.segments),
+        blueprint=work.blueprint,
     )
     (stage / _RECORD).write_bytes(msgspec.json.encode(record))
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+    from tierwise.operators._blueprint import Blueprint
     from tierwise.operators._spec import OperatorSpec
 
 __all__ = ["ChooseCut", "Context", "Stage", "Work"]
@@ -53,6 +54,7 @@ class Work:
         notes: Remarks for the reader of a report.
         training_s: CPU seconds of training and calibration so far.
         composition_error: See `tierwise.artifact.Provenance`.
+        blueprint: How the torch module is built, where an operator changed it; None where it is the task's own.
     """
 
     task: Task
@@ -63,6 +65,7 @@ class Work:
     notes: tuple[str, ...] = ()
     training_s: float = 0.0
     composition_error: float | None = None
+    blueprint: Blueprint | None = None
 
     def torch_module(self, operator: str, progress: Progress) -> torch.nn.Module:
         """The torch module, for operators that train.
@@ -90,8 +93,17 @@ class Context:
         folder: An empty folder for temporary files, removed afterwards.
         progress: Where to say how far it is.
         choose_cut: Picks the cut of a partition that was not given one.
+        keep: A folder that outlives a kill, for the state of a training; the next build of the same chain finds it
+            again, and it goes when the operator is done. While a spec is resolved, it is a folder that stays for good,
+            for what was measured. Without one, ``folder`` serves.
     """
 
     folder: Path
     progress: Progress = Silent()  # noqa: RUF009 - stateless
     choose_cut: ChooseCut | None = None
+    keep: Path | None = None
+
+    @property
+    def lasting(self) -> Path:
+        """Where a training keeps its state."""
+        return self.folder if self.keep is None else self.keep

@@ -1,6 +1,57 @@
-"""Predicted costs, choices with their reasons, Pareto fronts. Torch-free."""
+"""Predicted costs, choices with their reasons, Pareto fronts, and decisions from evidence. Torch-free."""
 
+from tierwise.planner._compare import Comparison, Contrast, Figures, Tests
 from tierwise.planner._cost import Candidate, Choice, Cost, Ranked, best_cut, predict_cut
+from tierwise.planner._evidence import (
+    Deployment,
+    Evidence,
+    Hop,
+    Judged,
+    LinkFigures,
+    Subject,
+    SubjectKind,
+    joined,
+)
+from tierwise.planner._fit import Violation
+from tierwise.planner._links import LinkCheck, Region, Sweep, check_links, link_s
+from tierwise.planner._need import AccuracyDrop, Need, Quantity
 from tierwise.planner._pareto import pareto
+from tierwise.planner._recommend import Excluded, Recommendation, Relaxation, recommend
+from tierwise.planner._table import Decision, decision_table
 
-__all__ = ["Candidate", "Choice", "Cost", "Ranked", "best_cut", "pareto", "predict_cut"]
+__all__ = [
+    "AccuracyDrop",
+    "Candidate",
+    "Choice",
+    "Comparison",
+    "Contrast",
+    "Cost",
+    "Decision",
+    "Deployment",
+    "Evidence",
+    "Excluded",
+    "Figures",
+    "Hop",
+    "Judged",
+    "LinkCheck",
+    "LinkFigures",
+    "Need",
+    "Quantity",
+    "Ranked",
+    "Recommendation",
+    "Region",
+    "Relaxation",
+    "Subject",
+    "SubjectKind",
+    "Sweep",
+    "Tests",
+    "Violation",
+    "best_cut",
+    "check_links",
+    "decision_table",
+    "joined",
+    "link_s",
+    "pareto",
+    "predict_cut",
+    "recommend",
+]

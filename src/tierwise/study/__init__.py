@@ -6,13 +6,19 @@ from pathlib import Path
 
 from tierwise.measure import Progress, Silent
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
+from tierwise.study._evidence import evidence_of
+from tierwise.study._evidence_store import load_evidence, write_evidence
+from tierwise.study._import import ImportSpec, import_evidence
+from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
 from tierwise.study._read import load_study
 from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant
 
 __all__ = [
+    "ROLES",
     "Campaign",
     "CellSummary",
+    "ImportSpec",
     "SessionData",
     "Strategy",
     "StrategySpec",
@@ -20,9 +26,13 @@ __all__ = [
     "Variant",
     "campaign_names",
     "campaign_text",
+    "evidence_of",
+    "import_evidence",
     "load_campaign",
+    "load_evidence",
     "load_study",
     "run_study",
+    "write_evidence",
 ]
 
 

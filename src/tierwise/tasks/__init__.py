@@ -19,6 +19,7 @@ from tierwise.tasks._spec import (
     task_names,
 )
 from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score
+from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune
 
 __all__ = [
     "SPLITS",
@@ -38,6 +39,10 @@ __all__ = [
     "Task",
     "TaskSpec",
     "Training",
+    "Tuned",
+    "answer",
+    "build_student",
+    "fine_tune",
     "item_digest",
     "load_task",
     "score",

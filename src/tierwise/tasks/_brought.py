@@ -16,7 +16,7 @@ from tierwise._errors import InputError, SpecError, TierwiseError
 from tierwise.artifact import ImageInput, TensorInput, TensorSpec, TextInput
 from tierwise.measure import Progress
 from tierwise.tasks._function import call_function
-from tierwise.tasks._spec import ModuleTask, OnnxTask
+from tierwise.tasks._spec import ModuleTask, OnnxTask, Subject, Training
 from tierwise.tasks._splits import check_disjoint
 from tierwise.tasks._task import SPLITS, LazySplits, Split, Task, item_digest
 
@@ -214,6 +214,12 @@ def _check_fields(task: Task, where: str) -> None:
             "a mapping from file name to bytes",
         ),
         "fingerprint": (isinstance(task.fingerprint, str), "a text"),
+        "subject": (task.subject is None or isinstance(task.subject, Subject), "None or one of the built-in subjects"),
+        "student": (
+            task.student is None or callable(task.student),
+            "None or a function from two shares (depth, width) to an untrained torch module",
+        ),
+        "training": (task.training is None or isinstance(task.training, Training), "None or a Training"),
         "splits": (isinstance(task.splits, Mapping), f"a mapping with the keys {', '.join(SPLITS)}"),
     }
     for field, (good, wanted) in checks.items():

@@ -10,13 +10,14 @@ import msgspec
 
 from tierwise._errors import SpecError
 from tierwise.artifact import ImageInput, InputEncoding, TextInput
-from tierwise.measure import Progress, usable_cpus
+from tierwise.measure import Progress
 from tierwise.tasks._datasets import DATASETS, Dataset
 from tierwise.tasks._source import Source
 from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, ResNet, Roberta, Subject, Training
 from tierwise.tasks._splits import cut
 from tierwise.tasks._task import LazySplits, Split, Task
 from tierwise.tasks._tokenizer import train_tokenizer
+from tierwise.tasks._tuning import training_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,10 +26,6 @@ __all__ = ["REVISION", "builtin_task", "resolved"]
 
 REVISION = 1
 """Part of every fingerprint. Raise it whenever a change of this room's code changes data or weights."""
-
-_SMALL_PIXELS = 256
-"""Up to this size a training step is so short that a second thread saves nothing, and on a busy machine, where threads
-wait for each other spinning, makes it many times slower."""
 
 # The usual rate for residual networks (He et al. 2016), a little higher because the schedules are so short.
 _SGD = Training(epochs=4, optimiser="sgd", learning_rate=0.2, weight_decay=5e-4, flip=True)
@@ -107,7 +104,7 @@ def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: i
             seed=spec.seed,
             folder=home,
             progress=progress,
-            threads=threads or _threads(task.encoding),
+            threads=threads or training_threads(task.encoding),
         )
 
     task = Task(
@@ -119,6 +116,8 @@ def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: i
         model=model,
         files=files,
         fingerprint=fingerprint,
+        subject=subject,
+        training=training,
     )
     return task
 
@@ -136,16 +135,13 @@ def _encoding(spec: BuiltinTask, dataset: Dataset) -> InputEncoding:
     return sized
 
 
-def _threads(encoding: InputEncoding) -> int:
-    if isinstance(encoding, ImageInput) and encoding.height * encoding.width <= _SMALL_PIXELS:
-        return 1
-    return max(1, int(usable_cpus()))
-
-
 def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:
+    asked = msgspec.to_builtins(spec)
+    # A subject's options that are not given decide nothing; so a new one does not rename what was trained before.
+    asked["subject"] = {key: value for key, value in asked["subject"].items() if value is not None}
     decisive = {
         "revision": REVISION,
-        "spec": msgspec.to_builtins(spec),
+        "spec": asked,
         "data": [dataset.revision, *(file.sha256 for file in dataset.files)],
         "cut": [dataset.calibration_items, dataset.validation_items, dataset.test_items],
         "encoding": msgspec.to_builtins(_encoding(spec, dataset)),

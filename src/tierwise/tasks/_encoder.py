@@ -12,10 +12,6 @@ from tierwise.tasks._spec import Bert, Roberta
 
 __all__ = ["BertClassifier", "RobertaClassifier", "build_encoder"]
 
-# layers, hidden width; heads are 64 wide and the feed-forward part four times the width (Turc et al. 2019,
-# arXiv 1908.08962).
-_SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)}
-
 
 def build_encoder(subject: Bert | Roberta) -> nn.Module:
     """The encoder with its pooler, random weights.
@@ -32,7 +28,7 @@ def build_encoder(subject: Bert | Roberta) -> nn.Module:
         raise UnavailableError(
             "a text subject needs the transformers library", fix="Install it with: pip install 'tierwise[train]'"
         ) from error
-    layers, hidden = _SIZES[subject.size]
+    layers, hidden = subject.shape
     shape: dict[str, Any] = {
         "vocab_size": subject.vocabulary,
         "hidden_size": hidden,
@@ -105,7 +101,7 @@ class RobertaClassifier(nn.Module):
 
 
 def _head(subject: Bert | Roberta, classes: int) -> nn.Sequential:
-    hidden = _SIZES[subject.size][1]
+    hidden = subject.shape[1]
     linear = nn.Linear(hidden, classes)
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)

@@ -28,6 +28,13 @@ __all__ = [
 BuiltinName = Literal["digits", "fashion-mnist", "cifar10-jpeg", "tiny-imagenet-20", "sst2", "mrpc"]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Size = Literal["tiny", "mini", "small", "medium", "base"]
+Heads = Annotated[int, msgspec.Meta(gt=0, multiple_of=64)]
+
+# layers, hidden width; heads are 64 wide and the feed-forward part four times the width (Turc et al. 2019,
+# arXiv 1908.08962).
+_SIZES: dict[str, tuple[int, int]] = {
+    "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)
+}  # fmt: skip
 
 
 class ResNet(Spec, frozen=True, tag="resnet", tag_field="family", kw_only=True):
@@ -89,12 +96,22 @@ class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
         vocabulary: Word pieces, learnt from the task's train split.
         max_length: Tokens a row; padded and truncated to exactly this.
         dropout_frac: Dropped activations while training.
+        layers: Number of layers where it is not that of the size.
+        hidden: Width where it is not that of the size; a multiple of 64.
     """
 
     size: Size = "tiny"
     vocabulary: Annotated[int, msgspec.Meta(ge=300)] = 4000
     max_length: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
     dropout_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+    layers: Positive | None = None
+    hidden: Heads | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers and width."""
+        layers, hidden = _SIZES[self.size]
+        return self.layers or layers, self.hidden or hidden
 
 
 class Roberta(Spec, frozen=True, tag="roberta", tag_field="family", kw_only=True):
@@ -105,12 +122,22 @@ class Roberta(Spec, frozen=True, tag="roberta", tag_field="family", kw_only=True
         vocabulary: Byte pairs, learnt from the task's train split.
         max_length: As `Bert.max_length`.
         dropout_frac: As `Bert.dropout_frac`.
+        layers: As `Bert.layers`.
+        hidden: As `Bert.hidden`.
     """
 
     size: Size = "tiny"
     vocabulary: Annotated[int, msgspec.Meta(ge=300)] = 4000
     max_length: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
     dropout_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+    layers: Positive | None = None
+    hidden: Heads | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers and width."""
+        layers, hidden = _SIZES[self.size]
+        return self.layers or layers, self.hidden or hidden
 
 
 Subject = ResNet | ResNeXt | FullSize | Bert | Roberta

@@ -17,6 +17,7 @@ from tierwise._errors import InputError
 from tierwise._seeds import stream
 from tierwise.artifact import InputEncoding, Preprocessor, TensorInput, to_payload
 from tierwise.measure import Progress
+from tierwise.tasks._spec import Subject, Training
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,10 @@ class Task:
         files: Files that preprocessing needs, by name inside the artifact (``tokenizer.json``).
         fingerprint: SHA-256 of everything that decides data and weights. A user's function may leave it empty or
             give a text of its own; `load_task` mixes it into the hash.
+        subject: The built-in family the model is of, from which a smaller student can be derived; None for others.
+        student: Gives an untrained module with the model's inputs and outputs that is smaller, from the share of depth
+            and of width that shall stay; for models that are of no built-in family.
+        training: How the model was trained; operators that train start from it.
     """
 
     name: str
@@ -120,6 +125,9 @@ class Task:
     onnx: Path | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     fingerprint: str = ""
+    subject: Subject | None = None
+    student: Callable[[float, float], torch.nn.Module] | None = None
+    training: Training | None = None
 
     @cached_property
     def preprocessor(self) -> Preprocessor:

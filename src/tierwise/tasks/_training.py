@@ -1,4 +1,7 @@
-"""The plain training loop of the built-in subjects: seeded, resumable after every epoch, best epoch by validation."""
+"""The one training loop: seeded, resumable after every epoch, best epoch by validation.
+
+Built-in subjects are trained by it from random weights, and operators that train go on from a model they are given.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tierwise.tasks._checkpoint import Checkpoint, load_checkpoint, load_weights
 from tierwise.tasks._spec import Training
 from tierwise.tasks._task import Split, Task, score
 
-__all__ = ["bfloat16_is_fast", "threads_set", "trained"]
+__all__ = ["Objective", "bfloat16_is_fast", "cross_entropy", "forward", "run_training", "threads_set", "trained"]
 
 _KEEP_BYTES = 1 << 30
 """A split whose tensors fit into this is preprocessed once; a larger one batch by batch."""
@@ -29,6 +32,9 @@ _EVALUATION_BATCH = 500
 _WARM_UP_FRAC = 0.05
 
 Batch = dict[str, torch.Tensor]
+
+Objective = Callable[[nn.Module, Batch, torch.Tensor], torch.Tensor]
+"""Gives the loss of a model on a batch and its labels. One that is a torch module itself is trained along."""
 
 
 def trained(
@@ -67,15 +73,49 @@ def trained(
         module = build()
         if spec.epochs == 0:
             return module.eval()
+        return run_training(
+            module, task, spec, seed=seed, folder=folder, progress=progress, threads=threads, stop_after=stop_after
+        )[0]
+
+
+def run_training(
+    module: nn.Module,
+    task: Task,
+    spec: Training,
+    *,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    threads: int,
+    objective: Objective | None = None,
+    before_epoch: Callable[[int, nn.Module], None] | None = None,
+    title: str | None = None,
+    stop_after: int | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train ``module`` from the weights it has; see `tierwise.tasks.fine_tune`."""
+    with torch.random.fork_rng(devices=[]), threads_set(threads):
         finished = load_weights(folder / "weights.safetensors")
         if finished is None:
-            run = _Run(module, task, spec, seed=seed, progress=progress)
-            finished = run.to_the_end(folder / "training.safetensors", stop_after)
+            pair = _Pair(module, cross_entropy if objective is None else objective)
+            run = _Run(pair, task, spec, seed=seed, progress=progress, title=title or f"train {task.name}")
+            finished = run.to_the_end(folder / "training.safetensors", before_epoch, stop_after)
             save_weights(folder / "weights.safetensors", *finished)
             (folder / "training.safetensors").unlink(missing_ok=True)
     module.load_state_dict(finished[0])
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return module.eval()
+    return module.eval(), finished[1]
+
+
+def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """The first output of ``model`` for a batch of its inputs in their order."""
+    answer = model(*(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in batch.values()))
+    first: torch.Tensor = answer[0] if isinstance(answer, tuple) else answer
+    return first
+
+
+def cross_entropy(model: nn.Module, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+    """The plain objective: how surprised the model is by the labels."""
+    return nn.functional.cross_entropy(forward(model, batch).float(), labels)
 
 
 @contextlib.contextmanager
@@ -98,18 +138,36 @@ def bfloat16_is_fast() -> bool:
 
 
 @final
+class _Pair(nn.Module):
+    """A model and the parameters of its objective, as one thing to optimise and to keep.
+
+    Where the objective has no parameters, its part of the state is empty.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def loss(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+        return self.objective(self.model, batch, labels)
+
+
+@final
 class _Run:
     """One training."""
 
-    def __init__(self, module: nn.Module, task: Task, spec: Training, *, seed: int, progress: Progress) -> None:
-        self._module, self._task, self._spec, self._seed, self._progress = module, task, spec, seed, progress
+    def __init__(self, pair: _Pair, task: Task, spec: Training, *, seed: int, progress: Progress, title: str) -> None:
+        self._module, self._task, self._spec, self._seed, self._progress = pair, task, spec, seed, progress
+        self._title = title
         self._bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_is_fast())
         self._feed = _Feed(task, task.splits["train"])
         self._check = _Feed(task, task.splits["validation"])
         self._epoch_steps = math.ceil(len(self._feed) / spec.batch)
 
-    def to_the_end(self, path: Path, stop_after: int | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Train all epochs; the best weights and remarks on them."""
+    def to_the_end(
+        self, path: Path, before_epoch: Callable[[int, nn.Module], None] | None, stop_after: int | None
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Train all epochs; the model's best weights and remarks on them."""
         module, spec = self._module, self._spec
         # Convolutions on CPU run faster with channels last; the numbers are the same.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,10 +177,12 @@ class _Run:
             module.load_state_dict(state.model)
             optimiser.load_state_dict({**optimiser.state_dict(), "state": dict(state.optimiser)})
         first = state.epoch
-        started = time.monotonic() - state.seconds
-        with self._progress.step(f"train {self._task.name}", spec.epochs * self._epoch_steps) as advance:
+        started = time.process_time() - state.seconds
+        with self._progress.step(self._title, spec.epochs * self._epoch_steps) as advance:
             advance(first * self._epoch_steps)
             for epoch in range(first, spec.epochs):
+                if before_epoch is not None:
+                    before_epoch(epoch, module.model)
                 self._epoch(epoch, optimiser, advance)
                 value = self._validate()
                 better = not state.history or value > max(state.history)
@@ -130,14 +190,14 @@ class _Run:
                 moments = {int(i): dict(entries) for i, entries in optimiser.state_dict()["state"].items()}
                 best = weights if better else state.best
                 history = (*state.history, value)
-                state = Checkpoint(epoch + 1, weights, best, moments, history, time.monotonic() - started)
+                state = Checkpoint(epoch + 1, weights, best, moments, history, time.process_time() - started)
                 save_checkpoint(path, state)
                 if stop_after is not None and epoch + 1 - first == stop_after:
                     raise KeyboardInterrupt
         if state.history:
             floor = self._floor()
             self._progress.say(
-                f"{self._task.name}: validation {self._task.metric} {max(state.history):.4f}"
+                f"{self._title}: validation {self._task.metric} {max(state.history):.4f}"
                 f" (the best constant answer has {floor:.4f})"
             )
         remarks = {
@@ -148,7 +208,8 @@ class _Run:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-        return state.best, remarks
+        own = {name.removeprefix("model."): w for name, w in state.best.items() if name.startswith("model.")}
+        return own, remarks
 
     def _floor(self) -> float:
         """What always giving the same answer scores on the validation split; a model near it has learnt nothing."""
@@ -172,21 +233,14 @@ class _Run:
             rate = spec.learning_rate * _schedule(epoch * self._epoch_steps + step, spec.epochs * self._epoch_steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            logits = self._forward({name: _augmented(tensor, spec, noise) for name, tensor in batch.items()})
-            loss = nn.functional.cross_entropy(logits.float(), labels)
+            moved = {name: _augmented(tensor, spec, noise) for name, tensor in batch.items()}
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16):
+                loss = self._module.loss(moved, labels).float()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
             optimiser.step()
             advance(1)
-
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in batch.values()]
-        # Validation is in float32, as the model will be deployed.
-        reduced = self._bfloat16 and self._module.training
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=reduced):
-            logits: torch.Tensor = self._module(*inputs)
-        return logits
 
     def _validate(self) -> float:
         self._module.eval()
@@ -194,7 +248,8 @@ class _Run:
         with torch.inference_mode():
             for start in range(0, len(self._check), _EVALUATION_BATCH):
                 indices = np.arange(start, min(start + _EVALUATION_BATCH, len(self._check)))
-                answers.append(self._forward(self._check.batch(indices)[0]).float().numpy())
+                # In float32, as the model will be deployed.
+                answers.append(forward(self._module.model, self._check.batch(indices)[0]).float().numpy())
         return score(self._task.metric, np.concatenate(answers), self._task.splits["validation"].labels)
 
 

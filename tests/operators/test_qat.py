@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tierwise._errors import ChainError, InputError
+from tierwise.capture import export, run
+from tierwise.measure import isa
+from tierwise.operators import QAT, StaticPTQ, build, chain_text, parse_chain
+from tierwise.operators._integer_module import IntegerModule
+from tierwise.operators._onnx_ops import torch_function
+from tierwise.operators._quantise import Scheme, calibration_ranges, has_attention, prepared, quantised
+from tierwise.tasks import Split, score
+
+ON_X86 = pytest.mark.skipif(not isa().startswith("x86"), reason="what fuses depends on the instruction set: x86 here")
+
+
+def accuracy(artifact, task):
+    logits = run(
+        [onnx.load(artifact.path(s.file)) for s in artifact.manifest.segments],
+        task.tensors(task.splits["test"].items),
+    )["logits"]
+    return score("accuracy", logits, task.splits["test"].labels)
+
+
+@ON_X86
+def test_training_regains_what_hard_ranges_cost_and_keeps_every_fusion(hard_digits, tmp_path):
+    plain, sptq, qat = (build(hard_digits, parse_chain(chain), tmp_path) for chain in ("identity", "sptq", "qat"))
+    exact, static, trained = (accuracy(artifact, hard_digits) for artifact in (plain, sptq, qat))
+    assert static < exact - 0.03
+    assert trained > exact - 0.02
+    for artifact in (sptq, qat):
+        coverage = artifact.manifest.coverage
+        assert (coverage.float_ops, coverage.int8_macs_frac) == (0, 1.0)
+    assert "after" in qat.manifest.provenance.notes[0]
+    assert qat.manifest.provenance.training_s > sptq.manifest.provenance.training_s
+
+
+def integer_module(task, model, folder, target="x86-vnni"):
+    scheme = Scheme(isa=target, products_only=has_attention(model))
+    floating = prepared(model, folder)
+    ranges = calibration_ranges(floating, task, 24, "min-max", 100.0, lambda n: None)
+    graph = quantised(floating, ranges, scheme)
+    return IntegerModule(graph, floating, ranges, 64 if target == "x86" else 127), graph, floating
+
+
+@pytest.mark.parametrize("target", ["x86-vnni", "x86", "arm64"])
+def test_what_is_trained_rounds_where_the_integer_model_does(torch_task, tmp_path, target):
+    model = export(torch_task.model(None), torch_task.example(), ["logits"])
+    module, graph, _ = integer_module(torch_task, model, tmp_path, target)
+    feeds = torch_task.tensors(torch_task.splits["test"].items)
+    expected = run([graph], feeds)["logits"]
+    with torch.no_grad():
+        got = module(torch.from_numpy(feeds["x"])).numpy()
+    floats = run([model], feeds)["logits"]
+    # A value between two levels may fall on either side; apart from that, both are the same.
+    assert np.abs(got - expected).mean() < 0.1 * np.abs(floats - expected).mean()
+
+
+def test_an_encoder_is_trained_too(text_task, tmp_path):
+    model = export(text_task.model(None), text_task.example(), ["logits"])
+    module, graph, _ = integer_module(text_task, model, tmp_path)
+    feeds = text_task.tensors(text_task.splits["test"].items)
+    with torch.no_grad():
+        got = module(*(torch.from_numpy(array) for array in feeds.values())).numpy()
+    expected, floats = run([graph], feeds)["logits"], run([model], feeds)["logits"]
+    assert np.abs(got - expected).mean() < 0.3 * np.abs(floats - expected).mean()
+    artifact = build(text_task, (QAT(epochs=1),), tmp_path)
+    assert artifact.manifest.coverage.int8_macs_frac == 1.0
+
+
+def test_training_reaches_ranges_and_weights(torch_task, tmp_path):
+    model = export(torch_task.model(None), torch_task.example(), ["logits"])
+    module, _, floating = integer_module(torch_task, model, tmp_path)
+    feeds = torch_task.tensors(torch_task.splits["train"].items)
+    module(torch.from_numpy(feeds["x"])).square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+    before = module.learned_ranges()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.1).add_(0.01)
+    moved = module.trained_model(floating)
+    changed = [a.name for a, b in zip(moved.graph.initializer, floating.graph.initializer, strict=True) if a != b]
+    assert len(changed) == 10
+    assert all(module.learned_ranges()[name] != limits for name, limits in before.items())
+
+
+def test_a_task_without_source_can_be_trained(onnx_task, tmp_path):
+    artifact = build(onnx_task, (QAT(epochs=1, items=8),), tmp_path)
+    assert artifact.manifest.provenance.chain == "qat"
+
+
+def test_legal_chains_with_training():
+    assert chain_text(parse_chain("qat+partition")) == "qat+partition"
+    with pytest.raises(ChainError, match=r"one quantising operator.*nearest legal chain is 'sptq'"):
+        parse_chain("sptq+qat")
+    with pytest.raises(ChainError, match=r"nearest legal chain is 'qat\+partition'"):
+        parse_chain("partition+qat")
+
+
+def test_a_partition_of_a_trained_model_keeps_its_answers(torch_task, tmp_path):
+    chain = parse_chain("qat+partition", {"qat": {"epochs": 1}, "partition": {"cut": "blocks.1"}})
+    artifact = build(torch_task, chain, tmp_path)
+    assert artifact.manifest.provenance.composition_error == 0.0
+    assert [segment.inputs[0].dtype for segment in artifact.manifest.segments] == ["FP32", "FP32"]
+
+
+def test_unknown_operators_are_named():
+    node = onnx.helper.make_node("GridSample", ["x", "grid"], ["y"], "warp")
+    with pytest.raises(InputError, match=r"know every operator of the model, but got GridSample 'warp'.*sptq"):
+        torch_function(node)
+
+
+def test_missing_items_are_an_error(torch_task, tmp_path):
+    empty = Split([], np.zeros(0, np.int64))
+    task = dataclasses.replace(torch_task, splits={**torch_task.splits, "train": empty})
+    with pytest.raises(InputError, match="quantisation-aware training needs train items, but got none"):
+        build(task, (QAT(),), tmp_path)
+
+
+def test_options_name_different_results(torch_task, tmp_path):
+    chains = [(StaticPTQ(items=8, calibration=m),) for m in ("min-max", "percentile", "entropy")]
+    chains += [(QAT(epochs=1),), (QAT(epochs=1, seed=1),)]
+    assert len({build(torch_task, chain, tmp_path).directory for chain in chains}) == 5
