@@ -6,6 +6,16 @@ from pathlib import Path
 
 from tierwise.measure import Progress, Silent
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
+from tierwise.study._client_call import client_calls
+from tierwise.study._deploy_plan import plan_deployment
+from tierwise.study._deployment import (
+    Deployment,
+    DeploymentPlan,
+    deploy_plan,
+    find_deployment,
+    survey_nodes,
+    undeploy,
+)
 from tierwise.study._evidence import evidence_of
 from tierwise.study._evidence_store import load_evidence, write_evidence
 from tierwise.study._import import ImportSpec, import_evidence
@@ -18,6 +28,8 @@ __all__ = [
     "ROLES",
     "Campaign",
     "CellSummary",
+    "Deployment",
+    "DeploymentPlan",
     "ImportSpec",
     "SessionData",
     "Strategy",
@@ -26,12 +38,18 @@ __all__ = [
     "Variant",
     "campaign_names",
     "campaign_text",
+    "client_calls",
+    "deploy_plan",
     "evidence_of",
+    "find_deployment",
     "import_evidence",
     "load_campaign",
     "load_evidence",
     "load_study",
+    "plan_deployment",
     "run_study",
+    "survey_nodes",
+    "undeploy",
     "write_evidence",
 ]
 

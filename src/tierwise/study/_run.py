@@ -16,6 +16,7 @@ from tierwise.artifact import Artifact, open_artifact
 from tierwise.measure import Progress, usable_cpus
 from tierwise.study._campaign import Campaign
 from tierwise.study._differ import first_difference
+from tierwise.study._golden import GOLDEN, Golden
 from tierwise.study._inputs import Inputs, choose_inputs
 from tierwise.study._plan import Asked, Plan, asked_strategies
 from tierwise.study._results import Strategy
@@ -43,6 +44,8 @@ def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: P
         threads = max(1, int(machine_cpus))
         task = load_task(campaign.task, cache, progress, threads=threads)
         inputs = _inputs(task, campaign, progress)
+        if store.fact(GOLDEN, Golden) is None:
+            store.set_fact(GOLDEN, Golden.of(inputs.requests[0]))
         prepared = _prepared(store, task, asked, fitted, inputs, directory, progress, threads)
         plan = Plan(
             scenario=campaign.scenario,
