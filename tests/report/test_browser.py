@@ -8,7 +8,7 @@ import pytest
 
 from tierwise.report import write_report
 
-_CHARTS = ("tradeoff", "stages", "shares", "spread", "prediction")
+_CHARTS = ("tradeoff", "stages", "shares", "spread", "bandwidth", "prediction")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from tierwise._errors import InputError, UnavailableError
-from tierwise.cli import _import
+from tierwise.cli import _import, _report
 from tierwise.study import Campaign, campaign_names, load_campaign
 
 __all__ = ["command"]
@@ -21,6 +21,7 @@ def command() -> None:
 
 
 command.add_command(_import.command)
+command.add_command(_report.command, "report")
 
 _RUN_EPILOG = """\b
 Examples:
@@ -64,22 +65,6 @@ def run(campaign: str, out: Path | None, cache: Path, **overrides: Any) -> None:
     page = write_report(data, directory / "report.html")
     click.echo(text_table(data))
     click.echo(f"\nThe report: {page.resolve()}")
-
-
-@command.command("report", epilog="\b\nExample:\n  tierwise study report study-digits\n")
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page [DIRECTORY/report.html].")
-@click.option("--text", is_flag=True, help="Print the table only, write nothing.")
-def report(directory: Path, out: Path | None, text: bool) -> None:
-    """Make the report of a study again from its records; works on a study that is not complete, too."""
-    from tierwise.report import text_table, write_report
-    from tierwise.study import load_study
-
-    data = load_study(directory)
-    click.echo(text_table(data))
-    if not text:
-        page = write_report(data, out if out is not None else directory / "report.html")
-        click.echo(f"\nThe report: {page.resolve()}")
 
 
 @command.command("campaigns")

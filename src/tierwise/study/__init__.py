@@ -17,7 +17,7 @@ from tierwise.study._deployment import (
     undeploy,
 )
 from tierwise.study._evidence import evidence_of
-from tierwise.study._evidence_store import load_evidence, write_evidence
+from tierwise.study._evidence_store import is_import, load_evidence, write_evidence
 from tierwise.study._import import ImportSpec, import_evidence
 from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
@@ -43,6 +43,7 @@ __all__ = [
     "evidence_of",
     "find_deployment",
     "import_evidence",
+    "is_import",
     "load_campaign",
     "load_evidence",
     "load_study",
