@@ -23,6 +23,7 @@ from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
 from tierwise.study._read import load_study
 from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant
+from tierwise.study._track import track_study, track_target
 
 __all__ = [
     "ROLES",
@@ -50,13 +51,20 @@ __all__ = [
     "plan_deployment",
     "run_study",
     "survey_nodes",
+    "track_study",
+    "track_target",
     "undeploy",
     "write_evidence",
 ]
 
 
 def run_study(
-    campaign: Campaign, directory: Path, progress: Progress | None = None, *, cache: Path | None = None
+    campaign: Campaign,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    on: str | None = None,
 ) -> StudyData:
     """Run a study, or go on with it: train, build, examine, deploy, measure.
 
@@ -68,6 +76,8 @@ def run_study(
         directory: Where records and artifacts come to lie; made where missing. One study per directory.
         progress: Shows long steps.
         cache: Folder for downloads and trained weights, that several studies may share; ``directory/cache`` where None.
+        on: ``ray`` or ``ray=ADDRESS``: variants are built as Ray tasks, on this machine or on a cluster. Its machines
+            need the data and the same packages, but no shared disk. Measuring stays here.
 
     Returns:
         What was found.
@@ -83,5 +93,5 @@ def run_study(
         # Here and not above: reading a study needs neither nodes nor tasks.
         from tierwise.study._run import run_locked
 
-        run_locked(campaign, directory, progress or Silent(), cache or directory / "cache")
+        run_locked(campaign, directory, progress or Silent(), cache or directory / "cache", on)
     return load_study(directory)
