@@ -115,7 +115,7 @@ def _upper(one: Contrast) -> EffectCell:
 def _lower(one: Contrast) -> EffectCell:
     turned = {"faster": "slower", "slower": "faster"}.get(one.verdict, one.verdict)
     return EffectCell(
-        text=f"{-one.delta.value + 0.0:+.2f}",
+        text=f"{round(-one.delta.value, 2) + 0.0:+.2f}",
         note=one.delta.band,
         tone=_tone(one, mirrored=True),
         sure=one.p < _ALPHA,
@@ -134,8 +134,8 @@ def _figure(value: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """As ``p = 0.013``."""
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+    """As ``p = 0.013``, with spaces that do not break."""
+    return "p\u00a0<\u00a00.0001" if p < 1e-4 else f"p\u00a0=\u00a0{p:.2g}"
 
 
 def _overall(choices: Choices) -> str:
@@ -202,8 +202,8 @@ def _pairs(contrasts: Sequence[Contrast], choices: Choices) -> Table:
             Cell(one.first, key=one.first),
             Cell(one.second, key=one.second),
             Cell(f"{one.ratio.value:.3g}", note=f"[{one.ratio.low:.3g}, {one.ratio.high:.3g}]", key=one.ratio.value),
-            Cell(f"{one.delta.value:+.2f}", note=one.delta.band, key=one.delta.value),
-            Cell(p_text(one.p).removeprefix("p "), key=one.p),
+            Cell(f"{round(one.delta.value, 2) + 0.0:+.2f}", note=one.delta.band, key=one.delta.value),
+            Cell(p_text(one.p).removeprefix("p\u00a0"), key=one.p),
             Cell(claims.get(one.verdict, one.verdict), key=one.verdict),
         )
         for one in contrasts

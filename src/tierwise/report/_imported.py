@@ -9,7 +9,7 @@ import numpy as np
 from tierwise._units import format_rate, format_seconds
 from tierwise.measure import MIN_P99_SAMPLES, summarise
 from tierwise.planner import Deployment, Evidence, Subject
-from tierwise.report._choices import Choices, choose
+from tierwise.report._choices import WITHIN, Choices, choose
 from tierwise.report._effects import p_text
 from tierwise.report._facts import compared
 from tierwise.report._part import part
@@ -100,7 +100,9 @@ def _sentence(subject: Subject, choices: Choices | None) -> Sentence:
     if found.chosen is None:
         return (start, Words(f"{found.why}."))
     median = format_seconds(found.of(found.chosen).median_s)
-    said = [start, Words("take "), Words(found.chosen, strong=True), Words(f" ({median} at the median): {found.why}.")]
+    budget = f", {WITHIN}" if choices.thrifty is not None else ""
+    said = [start, Words("take "), Words(found.chosen, strong=True)]
+    said.append(Words(f" ({median} at the median{budget}): {found.why}."))
     if found.runner_up is not None:
         other = found.runner_up
         said += [Words(" The runner-up is "), Words(other.second, strong=True)]
