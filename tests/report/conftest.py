@@ -21,8 +21,17 @@ from tierwise.artifact import (
     TensorSpec,
 )
 from tierwise.measure import Environment, Record, Server, SingleStream, StageTime, Throttling, WarmUp
-from tierwise.planner import Cost
-from tierwise.study import Campaign, SessionData, Strategy, StrategySpec, StudyData, Variant
+from tierwise.planner import Cost, Evidence
+from tierwise.study import (
+    Campaign,
+    ImportSpec,
+    SessionData,
+    Strategy,
+    StrategySpec,
+    StudyData,
+    Variant,
+    import_evidence,
+)
 from tierwise.study._read import summarise_cell
 from tierwise.tasks import BuiltinTask
 from tierwise.topology import load, scale
@@ -286,6 +295,35 @@ def made_up_study(
         complete=complete,
         tierwise_version="0.1.0",
     )
+
+
+def made_up_import(folder: Path, *, subjects: Sequence[str] = ("resnet", "bert"), links: bool = True) -> Evidence:
+    """An import of three operators on two tiers for each subject, read from files as those of others are."""
+    rng = np.random.default_rng(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    latency = ["latency_ms,strategy,tier,subject,kind,block,bytes_up,bytes_down"]
+    accuracy = ["strategy,subject,metric,value,items,training_h,artifact_bytes"]
+    for subject in subjects:
+        for name, work_ms, value, hours in (
+            ("identity", 80, 0.93, 0),
+            ("sptq", 40, 0.925, 0.1),
+            ("qat", 41, 0.93, 2.5),
+        ):
+            accuracy.append(f"{name},{subject},accuracy,{value},2000,{hours},{int(5e5 * work_ms)}")
+            for tier, typical_ms, up in (("mobile", 4 * work_ms, 0), ("edge", 2 * work_ms + 12, 9000)):
+                for block, factor in enumerate(rng.lognormal(0, 0.08, 40)):
+                    head = f"{typical_ms * factor:.4f},{name},{tier},{subject}"
+                    latency.append(f"{head},{'text' if subject == 'bert' else 'image'},{block},{up},{up // 40}")
+    paths = folder / "latency.csv", folder / "accuracy.csv"
+    for path, lines in zip(paths, (latency, accuracy), strict=True):
+        path.write_text("\n".join(lines) + "\n")
+    return import_evidence(*paths, ImportSpec(name="theirs", topology=load("wifi-lte") if links else None))
+
+
+@pytest.fixture(scope="session")
+def make_import() -> Callable[..., Evidence]:
+    """`made_up_import`, as a fixture."""
+    return made_up_import
 
 
 @pytest.fixture(scope="session")

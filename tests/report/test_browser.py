@@ -8,13 +8,19 @@ import pytest
 
 from tierwise.report import write_report
 
-_CHARTS = ("tradeoff", "stages", "shares", "spread", "prediction")
+_CHARTS = ("tradeoff", "stages", "shares", "spread", "bandwidth", "prediction")
 
 
 @pytest.fixture(scope="module")
 def report(make_study, tmp_path_factory):
     data = make_study(failing={"identity@cloud": 0.1}, names={"partition": "partition<b>&'\"" + "x" * 60})
     return write_report(data, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def imported(make_import, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("import")
+    return write_report(make_import(folder), folder / "report.html")
 
 
 @contextlib.contextmanager
@@ -47,6 +53,35 @@ def test_it_draws_everything_in_silence_and_asks_for_nothing(browser, report, wi
             assert box["width"] <= width
             marks = f"#chart-{name} :is(.mark-symbol, .mark-rect, .mark-text) :is(path, text)"
             assert page.locator(marks).count() > 10, name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_map_scrolls_in_its_own_box_and_reads_itself_out(browser, report, width):
+    with _opened(browser, report, width) as (page, said, _):
+        box = page.locator(".scroll.both")
+        size = box.evaluate("box => [box.clientWidth, box.scrollWidth]")
+        assert size[0] <= width
+        if width == 400:
+            assert size[1] > size[0]
+            box.evaluate("box => { box.scrollLeft = 300 }")
+            name = page.locator(".effects tbody th").first.bounding_box()
+            assert name["x"] >= box.bounding_box()["x"] - 1  # the names stay in sight
+        page.locator(".effects td[data-p]").nth(1).click()
+        words = page.locator(".readout").inner_text().replace("\u00a0", " ")
+        assert words.startswith("sptq@mobile against ")
+        assert "faster by its ratio's interval, p < 0.0001" in words
+        assert "Cliff's delta" in words
+        assert page.locator(".effects td.picked").count() == 1
+        assert said == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_an_import_has_a_page_as_good(browser, imported, width, scheme):
+    with _opened(browser, imported, width, scheme) as (page, said, asked):
+        assert said == []
+        assert asked == [imported.as_uri()]
+        assert page.locator(".plot[data-drawn]").count() == 6
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

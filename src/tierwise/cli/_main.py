@@ -16,6 +16,7 @@ from tierwise._errors import TierwiseError
 __all__ = ["main"]
 
 _COMMANDS = {
+    "deploy": ("tierwise.cli._deploy", "Put a strategy of a study on nodes that run, checked end to end."),
     "doctor": ("tierwise.cli._doctor", "What this machine can do for a study, and how to get what it lacks."),
     "infer": ("tierwise.cli._infer", "Send an item to a node and print the answer."),
     "node": ("tierwise.cli._node", "Serve models on this tier (Open Inference Protocol v2, gRPC)."),
@@ -23,6 +24,7 @@ _COMMANDS = {
     "study": ("tierwise.cli._study", "Build, measure and compare deployment strategies."),
     "tasks": ("tierwise.cli._tasks", "What can be deployed: built-in tasks and how to bring your own."),
     "topologies": ("tierwise.cli._topologies", "Named sets of tiers and links."),
+    "undeploy": ("tierwise.cli._undeploy", "Take a deployment off its nodes."),
 }
 
 _EPILOG = """\b

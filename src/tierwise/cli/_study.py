@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from tierwise._errors import InputError, UnavailableError
-from tierwise.cli import _import
+from tierwise.cli import _import, _report
 from tierwise.study import Campaign, campaign_names, load_campaign
 
 __all__ = ["command"]
@@ -21,6 +21,7 @@ def command() -> None:
 
 
 command.add_command(_import.command)
+command.add_command(_report.command, "report")
 
 _RUN_EPILOG = """\b
 Examples:
@@ -28,6 +29,8 @@ Examples:
   tierwise study run fashion-mnist --topology paper    other tiers and links
   tierwise study run my-campaign.toml --out shop       your own
   tierwise study run digits                            again, after a stop: goes on where it was
+  tierwise study run digits --on ray                   build variants in parallel (pip install 'tierwise[ray]')
+  tierwise study run digits --track mlflow             log it to MLflow (pip install 'tierwise[mlflow]')
 """
 
 
@@ -48,38 +51,27 @@ Examples:
     show_default=True,
     help="Downloads, trained models and artifacts, shared by studies.",
 )
-def run(campaign: str, out: Path | None, cache: Path, **overrides: Any) -> None:
+@click.option("--on", metavar="ray[=ADDRESS]", help="Build variants as Ray tasks, here or on the cluster at ADDRESS.")
+@click.option("--track", metavar="mlflow[=URI]", help="Log the study to MLflow [sqlite:///mlflow.db in its directory].")
+def run(campaign: str, out: Path | None, cache: Path, on: str | None, track: str | None, **overrides: Any) -> None:
     """Run CAMPAIGN (one of the embedded ones, or a TOML file), or go on with it, and write its report.
 
     Every variant is built and its accuracy measured once on the test split; then all strategies run as real processes
     over verified links, interleaved in randomised blocks. Stop it at any moment: the same command goes on.
     """
     from tierwise.report import text_table, write_report
-    from tierwise.study import load_study, run_study
+    from tierwise.study import load_study, run_study, track_study, track_target
 
     spec = _overridden(load_campaign(campaign), overrides)
     directory = out if out is not None else Path(f"study-{spec.name}")
-    run_study(spec, directory, cache=cache, progress=_progress())
+    tracking = None if track is None else track_target(track, directory)
+    run_study(spec, directory, cache=cache, progress=_progress(), on=on)
     data = load_study(directory)
     page = write_report(data, directory / "report.html")
     click.echo(text_table(data))
     click.echo(f"\nThe report: {page.resolve()}")
-
-
-@command.command("report", epilog="\b\nExample:\n  tierwise study report study-digits\n")
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page [DIRECTORY/report.html].")
-@click.option("--text", is_flag=True, help="Print the table only, write nothing.")
-def report(directory: Path, out: Path | None, text: bool) -> None:
-    """Make the report of a study again from its records; works on a study that is not complete, too."""
-    from tierwise.report import text_table, write_report
-    from tierwise.study import load_study
-
-    data = load_study(directory)
-    click.echo(text_table(data))
-    if not text:
-        page = write_report(data, out if out is not None else directory / "report.html")
-        click.echo(f"\nThe report: {page.resolve()}")
+    if tracking is not None:
+        click.echo(f"MLflow: run {track_study(data, tracking, [page])} in {tracking}")
 
 
 @command.command("campaigns")

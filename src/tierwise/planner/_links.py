@@ -146,7 +146,9 @@ def sweeps(evidence: Evidence, candidates: Sequence[Deployment], decide: Decide)
             changed = _link_change(evidence, candidates, position, axis)
             name = f"{link.lower} - {link.upper}"
             found.append(_sweep(axis, unit, name, now, grid, changed, decide))  # type: ignore[arg-type]
-    sizes = [hop.up_bytes for one in candidates for hop in one.hops or () if hop.carries == "input"]
+    hops = [hop for one in candidates for hop in one.hops or ()]
+    # An input whose size nothing tells counts as 0 bytes: it cannot be scaled.
+    sizes = [hop.up_bytes for hop in hops if hop.carries == "input" and hop.up_bytes > 0]
     if sizes and evidence.links:
         now = statistics.median(sizes)
         changed = _input_change(evidence, candidates, now)

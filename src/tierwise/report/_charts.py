@@ -17,13 +17,26 @@ from tierwise.report._palette import STAGE_ORDER, stage_colour
 from tierwise.report._rows import DecisionRow, estimate_text
 from tierwise.report._stages import StageMeans
 
-__all__ = ["CONFIG", "PredictionPoint", "Spec", "prediction", "spread", "stages", "tradeoff"]
+__all__ = [
+    "CONFIG",
+    "ROW_PX",
+    "PredictionPoint",
+    "Spec",
+    "finish",
+    "prediction",
+    "row_axis",
+    "spread",
+    "stages",
+    "tradeoff",
+    "with_names",
+]
 
 Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_ROW_PX = 46
+ROW_PX = 46
+"""Height of one strategy's row."""
 _FIT = {"type": "fit-x", "contains": "padding"}
 
 CONFIG: Spec = {
@@ -89,7 +102,7 @@ def tradeoff(rows: Sequence[DecisionRow], colours: Mapping[str, str], shapes: Ma
     x = alt.X("p50:Q", title="median latency, logarithmic", scale=_log(low, high), axis=_log_axis(low, high))
     y = alt.Y(
         "accuracy:Q",
-        title=f"{metric} on the {shown[0].accuracy_split} split" if shown else metric,
+        title=f"{metric} on the {shown[0].accuracy_split} split" if shown and shown[0].accuracy_split else metric,
         scale=alt.Scale(domain=_accuracy_domain(points), nice=False),
         axis=alt.Axis(format=".1%", tickCount=5),
     )
@@ -121,7 +134,7 @@ def tradeoff(rows: Sequence[DecisionRow], colours: Mapping[str, str], shapes: Ma
         *_point_labels(x, y),
     ]
     chart = alt.layer(*layers).properties(width="container", height=380, autosize=_FIT)
-    return _finish(chart, {"points": points, "front": front})
+    return finish(chart, {"points": points, "front": front})
 
 
 def _tradeoff_point(row: DecisionRow, low: float, high: float) -> Spec:
@@ -192,7 +205,7 @@ def stages(means: Sequence[StageMeans], *, share: bool) -> Spec:
         .encode(
             x=alt.X("start:Q", title="share of the request" if share else "mean latency", scale=scale, axis=axis),
             x2="end:Q",
-            y=_row_axis(),
+            y=row_axis(),
             color=alt.Color(
                 "stage:N",
                 scale=alt.Scale(domain=list(STAGE_ORDER), range=[stage_colour(s) for s in STAGE_ORDER]),
@@ -201,7 +214,7 @@ def stages(means: Sequence[StageMeans], *, share: bool) -> Spec:
             tooltip=[alt.Tooltip(f"{name}:N") for name in ("strategy", "stage", "mean", "share", "where")],
         )
     )
-    return _finish(_with_names(stacked, len(labels)), {"bars": bars, "labels": labels})
+    return finish(with_names(stacked, len(labels)), {"bars": bars, "labels": labels})
 
 
 def _stack(row: int, entry: StageMeans, share: bool) -> list[Spec]:
@@ -248,14 +261,14 @@ def spread(rows: Sequence[DecisionRow], latencies_s: Mapping[str, Sequence[float
     low, high = log_domain([dot["at"] for dot in dots], room=0.03)
     x = alt.X("at:Q", title="latency of a request, logarithmic", scale=_log(low, high), axis=_log_axis(low, high))
     # Counted from the upper edge of the row: around the middle of the box.
-    lift = alt.Scale(domain=[-1, 1], range=[_ROW_PX / 2, _ROW_PX / 2 + 18])
+    lift = alt.Scale(domain=[-1, 1], range=[ROW_PX / 2, ROW_PX / 2 + 18])
     strip = (
         alt.Chart(alt.NamedData("dots"))
         .mark_circle(size=9, opacity=0.5, color="var(--dot)")
-        .encode(x=x, y=_row_axis(), yOffset=alt.YOffset("lift:Q", scale=lift))
+        .encode(x=x, y=row_axis(), yOffset=alt.YOffset("lift:Q", scale=lift))
     )
     about = [alt.Tooltip("strategy:N"), *(alt.Tooltip(f"{name}:N") for name in ("min", "p25", "p50", "p75", "max"))]
-    box = alt.Chart(alt.NamedData("boxes")).encode(y=_row_axis(), tooltip=about)
+    box = alt.Chart(alt.NamedData("boxes")).encode(y=row_axis(), tooltip=about)
     bar = box.mark_bar(height=16, yOffset=9, color="var(--box)", opacity=0.55, stroke="var(--box-edge)")
     sessions = alt.Chart(alt.NamedData("starts")).mark_tick(thickness=2.5, height=6, yOffset=21, color="var(--chain-1)")
     median = box.mark_tick(thickness=2.5, height=20, yOffset=9, color="var(--ink)")
@@ -263,10 +276,10 @@ def spread(rows: Sequence[DecisionRow], latencies_s: Mapping[str, Sequence[float
         bar.encode(x=alt.X("q1:Q", scale=_log(low, high)), x2="q3:Q"),
         strip,
         median.encode(x=alt.X("q2:Q", scale=_log(low, high))),
-        *([sessions.encode(x=x, y=_row_axis())] if starts else []),
+        *([sessions.encode(x=x, y=row_axis())] if starts else []),
     )
     sets = {"dots": dots, "boxes": boxes, "starts": starts, "labels": labels}
-    return _finish(_with_names(layers, len(labels)), sets)
+    return finish(with_names(layers, len(labels)), sets)
 
 
 def _strip(ordered: Sequence[float], limit: int = 140) -> tuple[list[float], list[float]]:
@@ -318,7 +331,7 @@ def prediction(points: Sequence[PredictionPoint]) -> Spec:
         alt.Tooltip("measured_text:N", title="measured p50"),
     ]
     x = alt.X("measured:Q", title="latency, logarithmic", scale=_log(low, high), axis=_log_axis(low, high))
-    each = alt.Chart(alt.NamedData("points")).encode(y=_row_axis(), tooltip=about)
+    each = alt.Chart(alt.NamedData("points")).encode(y=row_axis(), tooltip=about)
     layers = alt.layer(
         each.mark_rule(yOffset=9, color="var(--whisker)", strokeDash=[2, 3]).encode(
             x=alt.X("predicted:Q", scale=_log(low, high)), x2="measured:Q"
@@ -330,26 +343,27 @@ def prediction(points: Sequence[PredictionPoint]) -> Spec:
                         strokeWidth=2, opacity=1).encode(x=alt.X("predicted:Q", scale=_log(low, high))),
         each.mark_point(shape="circle", size=90, yOffset=9, filled=True, color="var(--chain-0)", opacity=1).encode(x=x),
     )  # fmt: skip
-    return _finish(_with_names(layers, len(labels)), {"points": values, "labels": labels})
+    return finish(with_names(layers, len(labels)), {"points": values, "labels": labels})
 
 
-def _row_axis() -> Any:
+def row_axis() -> Any:
+    """Rows by number, without an axis: `with_names` names them."""
     import altair as alt
 
     return alt.Y("row:O", axis=None, scale=alt.Scale(padding=0))
 
 
-def _with_names(chart: Any, rows: int) -> Any:
+def with_names(chart: Any, rows: int) -> Any:
     """``chart`` with a line of text above each row: the strategy, and a figure in a softer colour at the right."""
     import altair as alt
 
-    text = alt.Chart(alt.NamedData("labels")).encode(y=_row_axis())
+    text = alt.Chart(alt.NamedData("labels")).encode(y=row_axis())
     name = text.mark_text(align="left", yOffset=-10, fontWeight=600).encode(x=alt.value(0), text="label:N")
     figure = text.mark_text(align="right", yOffset=-10, color="var(--ink-soft)").encode(
         x=alt.value("width"), text="figure:N"
     )
     # A height in steps would be the natural thing to say, but Vega-Lite warns of it beside a fitted width.
-    return alt.layer(chart, name, figure).properties(width="container", height=_ROW_PX * max(rows, 1), autosize=_FIT)
+    return alt.layer(chart, name, figure).properties(width="container", height=ROW_PX * max(rows, 1), autosize=_FIT)
 
 
 def _log(low: float, high: float) -> Any:
@@ -370,7 +384,7 @@ def _named(mapping: Mapping[str, str]) -> Any:
     return alt.Scale(domain=list(mapping), range=list(mapping.values()))
 
 
-def _finish(chart: Any, sets: Mapping[str, list[Spec]]) -> Spec:
+def finish(chart: Any, sets: Mapping[str, list[Spec]]) -> Spec:
     """Plain data with the rows of its data sets, which need no checking against the schema as the rest gets it.
 
     Without the address of that schema and Altair's default look.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tierwise._units import format_bytes, format_frac, format_seconds
 from tierwise.measure import MIN_P99_SAMPLES, Estimate
+from tierwise.report._choices import duration_text, energy_text
 from tierwise.report._rows import DecisionRow, ends_text
 from tierwise.report._table import Cell, Column, Table, Tag
 
@@ -17,16 +18,21 @@ _NONE = Cell("–", soft=True)  # noqa: RUF001 - the dash of a table
 def decision_table(rows: Sequence[DecisionRow]) -> Table:
     """All of `DecisionRow` that a choice is made on, one row per strategy."""
     throughput = any(row.throughput_per_s is not None for row in rows)
+    energy = any(row.energy is not None for row in rows)
+    training = any(row.training_s is not None for row in rows)
+    cold = any(row.cold_s is not None for row in rows)
     columns = (
         Column("Strategy"),
         Column("p50", numeric=True, unit="95 % interval"),
         Column("p90", numeric=True, unit="95 % interval"),
-        Column("p99", numeric=True, unit=f"needs ≥ {MIN_P99_SAMPLES} samples"),
+        Column("p99", numeric=True, unit=f"≥ {MIN_P99_SAMPLES} samples"),
         *((Column("Throughput", numeric=True, unit="answers per second"),) if throughput else ()),
         Column(_metric(rows), numeric=True, unit="95 % interval"),
-        Column("Sent", numeric=True, unit="up, down a request"),
+        Column("Sent", numeric=True, unit="a request"),
+        *((Column("Energy", numeric=True, unit="a request"),) if energy else ()),
         Column("Artifact", numeric=True),
-        Column("Cold start", numeric=True, unit="with loading"),
+        *((Column("Training", numeric=True, unit="CPU time"),) if training else ()),
+        *((Column("Cold start", numeric=True, unit="with loading"),) if cold else ()),
         Column("Errors", numeric=True, unit="of requests"),
     )
     cells = tuple(
@@ -38,8 +44,10 @@ def decision_table(rows: Sequence[DecisionRow]) -> Table:
             *((_throughput(row),) if throughput else ()),
             _accuracy(row),
             _sent(row),
+            *((_energy(row),) if energy else ()),
             _NONE if row.artifact_bytes is None else Cell(format_bytes(row.artifact_bytes), key=row.artifact_bytes),
-            _cold(row),
+            *((_training(row),) if training else ()),
+            *((_cold(row),) if cold else ()),
             _errors(row),
         )
         for row in rows
@@ -59,7 +67,8 @@ def short_placement(placement: str) -> str:
 
 
 def _metric(rows: Sequence[DecisionRow]) -> str:
-    return {"f1": "F1", "": "Accuracy"}.get(next((row.metric for row in rows if row.metric), ""), "Accuracy")
+    metric = next((row.metric for row in rows if row.metric), "")
+    return {"f1": "F1", "": "Accuracy", "accuracy": "Accuracy"}.get(metric, metric)
 
 
 def _strategy(row: DecisionRow) -> Cell:
@@ -92,8 +101,8 @@ def _throughput(row: DecisionRow) -> Cell:
 def _accuracy(row: DecisionRow) -> Cell:
     if row.accuracy is None:
         return Cell("–", note="not measured", soft=True)  # noqa: RUF001
-    note = row.accuracy.ends or "no interval for F1"
-    if row.accuracy_split != "test":
+    note = row.accuracy.ends or ("no interval for F1" if row.metric == "f1" else "no interval")
+    if row.accuracy_split not in ("test", ""):
         note += f", {row.accuracy_split} split"
     return Cell(format_frac(row.accuracy.value), note=note, key=row.accuracy.value)
 
@@ -101,9 +110,26 @@ def _accuracy(row: DecisionRow) -> Cell:
 def _sent(row: DecisionRow) -> Cell:
     if not row.answered:
         return _NONE
+    if row.bytes_up is None or row.bytes_down is None:
+        return _NONE
     if not row.bytes_up and not row.bytes_down:
         return Cell("nothing", key=0.0, soft=True)
     return Cell(f"{format_bytes(row.bytes_up)} up", note=f"{format_bytes(row.bytes_down)} down", key=row.bytes_up)
+
+
+def _energy(row: DecisionRow) -> Cell:
+    if row.energy is None:
+        return _NONE
+    kind = "model" if row.energy.kind == "modelled" else "yes"
+    return Cell(energy_text(row.energy), key=row.energy.joules, tags=(Tag(row.energy.kind, kind),))
+
+
+def _training(row: DecisionRow) -> Cell:
+    if row.training_s is None:
+        return _NONE
+    return Cell(
+        duration_text(row.training_s) if row.training_s else "none", key=row.training_s, soft=not row.training_s
+    )
 
 
 def _cold(row: DecisionRow) -> Cell:

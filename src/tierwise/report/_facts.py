@@ -14,7 +14,7 @@ from tierwise.study import StudyData
 
 _SETTLED = f"{100 * SETTLED_FRAC:g} %"
 
-__all__ = ["facts", "method", "reservations", "title"]
+__all__ = ["compared", "facts", "method", "reservations", "title"]
 
 
 def title(data: StudyData) -> str:
@@ -54,7 +54,7 @@ def reservations(data: StudyData, rows: Sequence[DecisionRow]) -> list[tuple[str
         said.append(("Emulated tiers", f"{_names(emulated)} are processes on one machine{by}. {_scaling(data)}"))
     if any(one.predicted for one in data.strategies):
         said.append(("Modelled", "Figures marked so come from the cost model that chose the cuts, not from measuring."))
-    said.append(("Not measured", "Energy. Every figure without a mark was measured."))
+    said.append(_energy(data, rows))
     unsettled = sum(not one.settled for session in data.sessions for one in session.warmups)
     if unsettled:
         said.append(
@@ -64,6 +64,20 @@ def reservations(data: StudyData, rows: Sequence[DecisionRow]) -> list[tuple[str
     if rows and all(row.p99 is None for row in rows):
         said.append(("No p99", f"It needs {MIN_P99_SAMPLES} answered requests of a strategy; no strategy has so many."))
     return said
+
+
+def _energy(data: StudyData, rows: Sequence[DecisionRow]) -> tuple[str, str]:
+    kinds = {row.energy.kind for row in rows if row.energy}
+    if not kinds:
+        return ("Not measured", "Energy. Every figure without a mark was measured.")
+    if "modelled" not in kinds:
+        return ("Energy", f"Measured by {' and '.join(sorted({row.energy.source for row in rows if row.energy}))}.")
+    powers = "; ".join(f"{tier.name}: {tier.power.source}" for tier in data.topology.tiers if tier.power)
+    return (
+        "Modelled energy",
+        "Joules marked so were not measured: they follow from stage times, bytes and assumed powers of the tiers asked "
+        f"for ({powers}). Every figure without a mark was measured.",
+    )
 
 
 def method(data: StudyData) -> list[str]:
@@ -78,10 +92,27 @@ def method(data: StudyData) -> list[str]:
         "latencies.",
         "Intervals of percentiles are distribution-free order-statistic intervals at 95 %. They take requests as "
         "independent; the medians of the process starts show how far that holds. Accuracy has a 95 % Wilson interval.",
+        *compared(),
         "On the Pareto front stand the strategies than which none is both at least as fast at p50 and at least as "
         f"accurate, and better in one. A strategy that failed in more than {format_frac(MAX_ERROR_FRAC)} of its "
         "requests is listed but not ranked. “Loses no accuracy” compares with the identity variant on the same test "
         "items, without any tolerance.",
+    ]
+
+
+def compared() -> list[str]:
+    """How deployments are compared with each other and recommended."""
+    return [
+        "Deployments are compared on blocks: requests for the same input in the same round. Friedman's test asks "
+        "whether any differs; pairs follow by Conover-Friedman with Holm's adjustment. Where blocks are not known it "
+        "is Kruskal-Wallis with Conover's pairs, also adjusted by Holm. How large a difference is, is told by the "
+        "ratio of medians with a 95 % BCa bootstrap interval that resamples whole blocks, and by Cliff's delta "
+        "(negligible below 0.147, small below 0.33, medium below 0.474, else large). “No difference” is claimed only "
+        "where the whole interval of the ratio lies within the margin.",
+        "A recommendation is the smallest objective among what fits; of those tied with it the one that loses least "
+        "accuracy is taken, then the one with least training. What other links would change is computed from the bytes "
+        "of each request and the links' measured figures: only the difference that this model sees is added to a "
+        "measured latency.",
     ]
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from tierwise import __version__
 from tierwise._errors import InputError, UnavailableError
+from tierwise.planner import Evidence
 from tierwise.report import _charts as charts
+from tierwise.report._imported import imported_view
 from tierwise.report._view import View, view
 from tierwise.study import StudyData
 
@@ -22,13 +24,13 @@ __all__ = ["write_report"]
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[nµm]?s\b|[kMG]?B\b|[kMG]?bit/s|CPUs?\b))")
 
 
-def write_report(data: StudyData, path: Path) -> Path:
+def write_report(data: StudyData | Evidence, path: Path) -> Path:
     """Write the study's report: one HTML page that opens offline, whole or not at all.
 
     The page is a function of ``data`` and the installed versions alone: written twice, it is the same byte for byte.
 
     Args:
-        data: A study, complete or not.
+        data: A study, complete or not; or evidence alone, as imported studies have it, for the sections it can fill.
         path: File to write; missing folders are made, an older report is replaced.
 
     Returns:
@@ -38,7 +40,7 @@ def write_report(data: StudyData, path: Path) -> Path:
         UnavailableError: The packages that draw charts are not installed.
         InputError: The file cannot be written there.
     """
-    text = _render(view(data))
+    text = _render(imported_view(data) if isinstance(data, Evidence) else view(data))
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +72,13 @@ def _render(page: View) -> str:
         keep_trailing_newline=True,
     )
     templates.filters["unbroken"] = _unbroken
-    # A narrow column breaks a chain after its plus signs rather than inside a word.
-    templates.filters["breakable"] = lambda text: Markup(str(escape(text)).replace("+", "+<wbr>"))
+    # A narrow column breaks a strategy's name after these signs rather than inside a word.
+    templates.filters["breakable"] = lambda text: Markup(re.sub(r"([+@|])", r"\1<wbr>", str(escape(text))))
     library = _library()
     script, style = _source(templates, "report.js"), _source(templates, "report.css")
     if "</script" in library.lower() or "\r" in library:
         raise UnavailableError("the chart library must be embeddable in a page", got="a closing tag inside it")
-    drawn = {one.id: one.spec for one in page.charts.drawn()}
+    drawn = {one.id: one.spec for one in page.drawn()}
     return templates.get_template("report.html").render(
         view=page,
         version=__version__,

@@ -9,11 +9,20 @@ from typing import final
 
 from tierwise._units import format_frac, format_seconds, parse_seconds
 from tierwise.artifact import Manifest
-from tierwise.measure import Estimate
+from tierwise.measure import Energy, Estimate
 from tierwise.planner import pareto
 from tierwise.study import CellSummary, Strategy, StudyData, Variant
 
-__all__ = ["MAX_ERROR_FRAC", "DecisionRow", "Share", "decision_rows", "ends_text", "estimate_text", "wilson"]
+__all__ = [
+    "MAX_ERROR_FRAC",
+    "DecisionRow",
+    "Share",
+    "decision_rows",
+    "ends_text",
+    "estimate_text",
+    "ranked",
+    "wilson",
+]
 
 MAX_ERROR_FRAC = 0.01
 """A strategy that fails more often than this is listed, but neither on the front nor in the verdict: the latency of the
@@ -68,15 +77,17 @@ class DecisionRow:
         session_medians_s: Median of each process restart.
         throughput_per_s: Answered requests per second; None in the SingleStream scenario.
         accuracy: Of its variant; None where it was not measured.
-        accuracy_split: Split that accuracy refers to; empty where it was not measured.
+        accuracy_split: Split that accuracy refers to; empty where it was not measured, or where an import does not say.
         accuracy_items: Items of that split.
         metric: ``accuracy`` or ``f1``; empty where it was not measured.
         loss_frac: Reference accuracy (of the identity variant, else the best one) minus this one's; None where unknown.
-        bytes_up: Bytes sent upwards by a request, summed over links (median).
+        bytes_up: Bytes sent upwards by a request, summed over links (median); None where unknown.
         bytes_down: Bytes sent downwards, likewise.
         artifact_bytes: Size of its artifact; None where unknown.
         cold_s: Median of session creation plus first request; None where no cold start was measured.
         cold_starts: Number of cold starts.
+        energy: Of one request; None where unknown.
+        training_s: CPU seconds of training and calibration of its variant; None where unknown.
         on_front: Whether no other strategy is faster at p50 and at least as accurate, or as fast and more accurate.
         best_of_reach: Whether it is the fastest of those with the same ``reach`` that lose no accuracy.
     """
@@ -99,11 +110,13 @@ class DecisionRow:
     accuracy_items: int = 0
     metric: str = ""
     loss_frac: float | None = None
-    bytes_up: float = 0.0
-    bytes_down: float = 0.0
+    bytes_up: float | None = 0.0
+    bytes_down: float | None = 0.0
     artifact_bytes: int | None = None
     cold_s: float | None = None
     cold_starts: int = 0
+    energy: Energy | None = None
+    training_s: float | None = None
     on_front: bool = False
     best_of_reach: bool = False
 
@@ -130,9 +143,13 @@ def decision_rows(data: StudyData) -> tuple[DecisionRow, ...]:
     """
     cells = {cell.strategy: cell for cell in data.cells}
     rows = [_row(one, cells.get(one.id), data.variants.get(one.variant)) for one in data.strategies]
-    rows = _with_loss(rows)
-    rows.sort(key=lambda row: (row.p50 is None, row.p50.value_s if row.p50 else 0.0, row.strategy))
-    return tuple(_with_marks(rows))
+    return ranked(_with_loss(rows))
+
+
+def ranked(rows: Sequence[DecisionRow]) -> tuple[DecisionRow, ...]:
+    """Rows in the order of a table, with the Pareto front and the best of each reach marked."""
+    ordered = sorted(rows, key=lambda row: (row.p50 is None, row.p50.value_s if row.p50 else 0.0, row.strategy))
+    return tuple(_with_marks(ordered))
 
 
 def wilson(frac: float, items: int) -> tuple[float, float]:
@@ -178,7 +195,11 @@ def _row(strategy: Strategy, cell: CellSummary | None, variant: Variant | None) 
         reach=strategy.path[-1] if strategy.path else strategy.placement,
     )
     if variant is not None:
-        row = replace(_with_accuracy(row, variant.manifest), artifact_bytes=variant.artifact_bytes)
+        row = replace(
+            _with_accuracy(row, variant.manifest),
+            artifact_bytes=variant.artifact_bytes,
+            training_s=variant.manifest.provenance.training_s,
+        )
     if cell is None:
         return row
     seen = cell.latency

@@ -3,52 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from tierwise._units import format_bytes, format_frac, format_seconds
-from tierwise.measure import MIN_P99_SAMPLES
 from tierwise.report import _charts as charts
+from tierwise.report._advice import Deploying, deploying
 from tierwise.report._audit import Audit, audits, unaudited, variants_table
 from tierwise.report._charts import PredictionPoint
+from tierwise.report._choices import choose, evidence_if_any
 from tierwise.report._circumstances import environment_table, links_table, sessions_table, tiers_table
-from tierwise.report._decision import decision_table, short_placement
+from tierwise.report._decision import short_placement
+from tierwise.report._early_exit import exits_table
 from tierwise.report._facts import facts, method, reservations, title
-from tierwise.report._palette import MEANINGS, STAGE_ORDER, chain_colours, placement_shapes, stage_colour
+from tierwise.report._palette import MEANINGS, STAGE_ORDER, stage_colour
+from tierwise.report._part import Drawn, Part, part
 from tierwise.report._rows import DecisionRow, decision_rows
 from tierwise.report._stages import StageMeans, latencies, stage_means
 from tierwise.report._table import Cell, Column, Table
 from tierwise.report._verdict import Sentence, best_rows, verdict
 from tierwise.study import StudyData
 
-__all__ = ["Card", "Charts", "Drawn", "View", "view"]
-
-
-@final
-@dataclass(frozen=True)
-class Drawn:
-    """A chart: its id on the page, its specification, and a sentence for those who do not see it."""
-
-    id: str
-    spec: charts.Spec
-    label: str
-
-
-@final
-@dataclass(frozen=True)
-class Charts:
-    """The charts there is something to draw in; None for the others."""
-
-    tradeoff: Drawn | None = None
-    stages: Drawn | None = None
-    shares: Drawn | None = None
-    spread: Drawn | None = None
-    prediction: Drawn | None = None
-
-    def drawn(self) -> list[Drawn]:
-        """Those that exist."""
-        every = (self.tradeoff, self.stages, self.shares, self.spread, self.prediction)
-        return [one for one in every if one is not None]
+__all__ = ["Card", "Ran", "View", "contents", "view"]
 
 
 @final
@@ -64,8 +40,40 @@ class Card:
 
 @final
 @dataclass(frozen=True)
+class Ran:
+    """What only a study that was run here holds, and an import does not."""
+
+    stage_charts: tuple[Drawn, ...]
+    stages: list[tuple[str, str, str]]
+    stage_table: Table
+    exits: Table | None
+    prediction: Drawn | None
+    prediction_table: Table
+    variants: Table
+    audits: tuple[Audit, ...]
+    unaudited: tuple[str, ...]
+    links: Table
+    tiers: Table
+    environment: Table | None
+    sessions: Table
+    deploying: Deploying | None
+    folder: str
+    campaign_toml: str
+
+    def drawn(self) -> list[Drawn]:
+        """The charts it has."""
+        return [*self.stage_charts, *([self.prediction] if self.prediction else [])]
+
+
+@final
+@dataclass(frozen=True)
 class View:
-    """The page. Field by field what ``page/report.html`` reads."""
+    """The page. Field by field what ``page/report.html`` reads.
+
+    Attributes:
+        parts: One per subject.
+        ran: What only a study that was run here holds; None for an import.
+    """
 
     name: str
     title: str
@@ -76,39 +84,26 @@ class View:
     facts: list[tuple[str, str]]
     reservations: list[tuple[str, str]]
     contents: list[tuple[str, str]]
-    decision: Table
-    decision_note: str
+    parts: tuple[Part, ...]
     failures: list[tuple[str, str]]
-    charts: Charts
-    chains: list[tuple[str, str]]
-    placements: list[tuple[str, str]]
-    stages: list[tuple[str, str, str]]
-    stage_table: Table
-    sessions_drawn: bool
-    prediction_table: Table
-    variants: Table
-    audits: tuple[Audit, ...]
-    unaudited: tuple[str, ...]
-    links: Table
-    tiers: Table
-    environment: Table | None
-    sessions: Table
     method: list[str]
-    folder: str
-    campaign_toml: str
     record_count: int
+    ran: Ran | None = None
+
+    def drawn(self) -> list[Drawn]:
+        """Every chart of the page."""
+        return [one for part in self.parts for one in part.drawn()] + (self.ran.drawn() if self.ran else [])
 
 
 def view(data: StudyData) -> View:
     """Compute the page of a study."""
-    rows = decision_rows(data)
-    means = stage_means(data, rows)
-    points = _predictions(data, rows)
+    evidence = evidence_if_any(data)
+    energy = {} if evidence is None else {one.id: one.energy for one in evidence.deployments}
+    rows = tuple(replace(row, energy=energy.get(row.strategy)) for row in decision_rows(data))
+    choices = None if evidence is None else choose(evidence, evidence.subjects[0])
+    only = part(rows, [one.id for one in data.strategies], latencies(data), evidence, choices)
     said = verdict(data, rows)
-    plotted = [row for row in rows if row.p50 and row.accuracy]
-    shapes = placement_shapes([row.placement for row in _in_study_order(data, plotted)])
-    colours = chain_colours([row.chain for row in _in_study_order(data, plotted)])
-    used = {stage for entry in means for stage in entry.seconds}
+    ran = _ran(data, rows, None if choices is None else deploying(choices, data))
     return View(
         name=data.campaign.name,
         title=title(data),
@@ -118,22 +113,25 @@ def view(data: StudyData) -> View:
         accuracy_known=any(row.accuracy for row in rows),
         facts=facts(data),
         reservations=reservations(data, rows),
-        contents=_contents(bool(points)),
-        decision=decision_table(rows),
-        decision_note=_decision_note(rows),
+        contents=contents((only,), ran),
+        parts=(only,),
         failures=[(row.strategy, row.first_error) for row in rows if row.first_error],
-        charts=Charts(
-            tradeoff=_tradeoff(plotted, charts.tradeoff(plotted, colours, shapes)) if plotted else None,
-            stages=_stages(means, "stages") if means else None,
-            shares=_stages(means, "shares") if means else None,
-            spread=_spread(data, rows) if means else None,
-            prediction=_prediction(points) if points else None,
-        ),
-        chains=list(colours.items()),
-        placements=[(short_placement(name), shape) for name, shape in shapes.items()],
+        method=method(data),
+        record_count=len(data.records),
+        ran=ran,
+    )
+
+
+def _ran(data: StudyData, rows: Sequence[DecisionRow], deployed: Deploying | None) -> Ran:
+    means = stage_means(data, rows)
+    points = _predictions(data, rows)
+    used = {stage for entry in means for stage in entry.seconds}
+    return Ran(
+        stage_charts=(_stages(means, "stages"), _stages(means, "shares")) if means else (),
         stages=[(stage, stage_colour(stage), MEANINGS[stage]) for stage in STAGE_ORDER if stage in used],
         stage_table=_stage_table(means, [stage for stage in STAGE_ORDER if stage in used]),
-        sessions_drawn=any(len(row.session_medians_s) > 1 for row in rows),
+        exits=exits_table(data),
+        prediction=_prediction(points) if points else None,
         prediction_table=_prediction_table(points),
         variants=variants_table(data),
         audits=audits(data),
@@ -142,27 +140,32 @@ def view(data: StudyData) -> View:
         tiers=tiers_table(data),
         environment=environment_table(data.sessions[0].environment) if data.sessions else None,
         sessions=sessions_table(data),
-        method=method(data),
+        deploying=deployed,
         folder=data.directory.name or "study",
         campaign_toml=data.campaign_toml,
-        record_count=len(data.records),
     )
 
 
-def _contents(predicted: bool) -> list[tuple[str, str]]:
+def contents(parts: Sequence[Part], ran: Ran | None) -> list[tuple[str, str]]:
+    """The sections that the page has: id and name."""
     every = [
-        ("decision", "Decision table"), ("tradeoff", "Accuracy against latency"), ("stages", "Where the time goes"),
-        ("spread", "Spread"), ("prediction", "Predicted against measured"), ("variants", "What was built"),
-        ("int8", "int8 audit"), ("calibration", "Links and tiers"), ("environment", "Environment"),
-        ("method", "Method"),
-    ]  # fmt: skip
-    return [entry for entry in every if predicted or entry[0] != "prediction"]
-
-
-def _in_study_order(data: StudyData, rows: Sequence[DecisionRow]) -> list[DecisionRow]:
-    """Colours and shapes follow the campaign, so that they stay the same when the figures change."""
-    order = {strategy.id: index for index, strategy in enumerate(data.strategies)}
-    return sorted(rows, key=lambda row: order[row.strategy])
+        ("decision", "Decision table", True),
+        ("advice", "Recommendation", any(one.advice for one in parts)),
+        ("deploy", "Deploy it", ran is not None and ran.deploying is not None),
+        ("tradeoff", "Accuracy against latency", True),
+        ("effects", "Every pair compared", any(one.effects for one in parts)),
+        ("stages", "Where the time goes", ran is not None),
+        ("exits", "Early exits", ran is not None and ran.exits is not None),
+        ("spread", "Spread", True),
+        ("bandwidth", "Other bandwidths", any(one.bandwidth for one in parts)),
+        ("prediction", "Predicted against measured", ran is not None and ran.prediction is not None),
+        ("variants", "What was built", ran is not None),
+        ("int8", "int8 audit", ran is not None),
+        ("calibration", "Links and tiers", ran is not None),
+        ("environment", "Environment", ran is not None),
+        ("method", "Method", True),
+    ]
+    return [(id, name) for id, name, there in every if there]
 
 
 def _card(data: StudyData, row: DecisionRow) -> Card:
@@ -179,22 +182,6 @@ def _card(data: StudyData, row: DecisionRow) -> Card:
     )
 
 
-def _decision_note(rows: Sequence[DecisionRow]) -> str:
-    note = "Rows with a bar at the left are on the Pareto front." if any(row.on_front for row in rows) else ""
-    if any(row.p50 and not row.p99 for row in rows):
-        note += f" Below {MIN_P99_SAMPLES} samples the largest may well lie under the true p99, so none is given."
-    return note.strip()
-
-
-def _tradeoff(rows: Sequence[DecisionRow], spec: charts.Spec) -> Drawn:
-    front = ", ".join(
-        f"{row.strategy} ({format_seconds(row.p50.value_s)}, {format_frac(row.accuracy.value)})"
-        for row in rows
-        if row.on_front and row.p50 and row.accuracy
-    )
-    return Drawn("tradeoff", spec, f"Scatter chart of accuracy against median latency. On the Pareto front: {front}.")
-
-
 def _stages(means: Sequence[StageMeans], id: str) -> Drawn:
     parts = []
     for entry in means:
@@ -204,16 +191,6 @@ def _stages(means: Sequence[StageMeans], id: str) -> Drawn:
     kind = "shares of the request" if id == "shares" else "mean time"
     spec = charts.stages(means, share=id == "shares")
     return Drawn(id, spec, f"Stacked bars, {kind} per stage. {'; '.join(parts)}.")
-
-
-def _spread(data: StudyData, rows: Sequence[DecisionRow]) -> Drawn:
-    shown = [row for row in rows if row.p50 and row.p90]
-    parts = [
-        f"{row.strategy}: median {format_seconds(row.p50.value_s)}, p90 {format_seconds(row.p90.value_s)}"
-        for row in shown
-        if row.p50 and row.p90
-    ]
-    return Drawn("spread", charts.spread(shown, latencies(data)), f"Latency distributions. {'; '.join(parts)}.")
 
 
 def _predictions(data: StudyData, rows: Sequence[DecisionRow]) -> list[PredictionPoint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -15,7 +15,13 @@ from tierwise.wire import InferenceClient
 __all__ = ["deploy", "undeploy"]
 
 
-def deploy(artifact: Artifact, name: str, placement: Sequence[Placed], timeout_s: float = 300.0) -> None:
+def deploy(
+    artifact: Artifact,
+    name: str,
+    placement: Sequence[Placed],
+    timeout_s: float = 300.0,
+    on_loaded: Callable[[Placed], None] | None = None,
+) -> None:
     """Push an artifact to its nodes, the last of the chain first, so that no node forwards to one that is not ready.
 
     Args:
@@ -23,6 +29,7 @@ def deploy(artifact: Artifact, name: str, placement: Sequence[Placed], timeout_s
         name: Name to serve it under (on nodes that others forward to: the forwarding share's ``forward_model``).
         placement: Nodes in the order a request passes them.
         timeout_s: Time each node has to receive and load it.
+        on_loaded: Called after each node that has it.
 
     Raises:
         SpecError: The shares are not a chain through all segments.
@@ -37,6 +44,8 @@ def deploy(artifact: Artifact, name: str, placement: Sequence[Placed], timeout_s
             with InferenceClient(placed.control) as client:
                 client.load(served_as, msgspec.json.encode(placed.share), files, timeout_s)
             loaded.append((placed, served_as))
+            if on_loaded is not None:
+                on_loaded(placed)
     except BaseException:
         for placed, served_as in reversed(loaded):
             with contextlib.suppress(RemoteError), InferenceClient(placed.control) as client:

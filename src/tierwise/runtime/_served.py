@@ -167,6 +167,8 @@ class Served:
             properties["tierwise.threads"] = str(executor.threads)
             if executor.first_run_s is not None:
                 properties["tierwise.first_run_s"] = str(executor.first_run_s)
+        if self.share.label is not None:
+            properties["tierwise.label"] = self.share.label
         if self.share.forward is not None:
             properties["tierwise.forward"] = f"{self.share.forward} {self._forward_model}"
         return metadata_message(self.name, "onnxruntime_onnx", inputs, manifest.outputs, properties)

@@ -33,6 +33,8 @@ EXTENSIONS: Final = ("model_repository", "tierwise.stages")
 # gRPC carries the message in a header, which clients accept up to 8 kB.
 _LONGEST_MESSAGE: Final = 2000
 
+_LONGEST_WAIT_S: Final = 30 * 86_400.0
+
 _STATUS: Final[tuple[tuple[type[Exception], grpc.StatusCode], ...]] = (
     (InputError, grpc.StatusCode.INVALID_ARGUMENT),
     (UnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -105,7 +107,7 @@ class Service:
     def _infer(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         received_ns = self._clock.now_ns()
         with self._statuses(context), self._place(len(raw)):
-            visit = Visit(self._spec.tier, self._turnstile, self._spec.pace_frac, self._clock, context.time_remaining())
+            visit = Visit(self._spec.tier, self._turnstile, self._spec.pace_frac, self._clock, _left_s(context))
             with visit.computing("decode"):
                 request = decode_request(raw)
             model = self._repository.model(request.message.model_name, request.message.model_version)
@@ -163,6 +165,13 @@ class Service:
     def _unload(self, request: protocol.RepositoryModelUnloadRequest) -> protocol.RepositoryModelUnloadResponse:
         self._repository.unload(request.model_name)
         return protocol.RepositoryModelUnloadResponse()
+
+
+def _left_s(context: grpc.ServicerContext) -> float | None:
+    """Time the client still waits; None where it did not say."""
+    left_s: float | None = context.time_remaining()
+    # gRPC tells an absent deadline as one in centuries, which overflows when it is handed on.
+    return None if left_s is None or left_s > _LONGEST_WAIT_S else left_s
 
 
 def _share(text: bytes) -> Share:

@@ -22,12 +22,14 @@ class Share(Spec, frozen=True, kw_only=True):
             does.
         forward_model: Name of the model there; None: the same name as here.
         threads: Threads of every session; None: what the node was started with.
+        label: What the deployer calls this loading; the node repeats it in the model's metadata.
     """
 
     segments: tuple[int, int] | None = None
     forward: str | None = None
     forward_model: str | None = None
     threads: Threads | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         """Check the order of the range."""

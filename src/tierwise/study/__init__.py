@@ -6,18 +6,31 @@ from pathlib import Path
 
 from tierwise.measure import Progress, Silent
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
+from tierwise.study._client_call import client_calls
+from tierwise.study._deploy_plan import plan_deployment
+from tierwise.study._deployment import (
+    Deployment,
+    DeploymentPlan,
+    deploy_plan,
+    find_deployment,
+    survey_nodes,
+    undeploy,
+)
 from tierwise.study._evidence import evidence_of
-from tierwise.study._evidence_store import load_evidence, write_evidence
+from tierwise.study._evidence_store import is_import, load_evidence, write_evidence
 from tierwise.study._import import ImportSpec, import_evidence
 from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
 from tierwise.study._read import load_study
 from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant
+from tierwise.study._track import track_study, track_target
 
 __all__ = [
     "ROLES",
     "Campaign",
     "CellSummary",
+    "Deployment",
+    "DeploymentPlan",
     "ImportSpec",
     "SessionData",
     "Strategy",
@@ -26,18 +39,32 @@ __all__ = [
     "Variant",
     "campaign_names",
     "campaign_text",
+    "client_calls",
+    "deploy_plan",
     "evidence_of",
+    "find_deployment",
     "import_evidence",
+    "is_import",
     "load_campaign",
     "load_evidence",
     "load_study",
+    "plan_deployment",
     "run_study",
+    "survey_nodes",
+    "track_study",
+    "track_target",
+    "undeploy",
     "write_evidence",
 ]
 
 
 def run_study(
-    campaign: Campaign, directory: Path, progress: Progress | None = None, *, cache: Path | None = None
+    campaign: Campaign,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    on: str | None = None,
 ) -> StudyData:
     """Run a study, or go on with it: train, build, examine, deploy, measure.
 
@@ -49,6 +76,8 @@ def run_study(
         directory: Where records and artifacts come to lie; made where missing. One study per directory.
         progress: Shows long steps.
         cache: Folder for downloads and trained weights, that several studies may share; ``directory/cache`` where None.
+        on: ``ray`` or ``ray=ADDRESS``: variants are built as Ray tasks, on this machine or on a cluster. Its machines
+            need the data and the same packages, but no shared disk. Measuring stays here.
 
     Returns:
         What was found.
@@ -64,5 +93,5 @@ def run_study(
         # Here and not above: reading a study needs neither nodes nor tasks.
         from tierwise.study._run import run_locked
 
-        run_locked(campaign, directory, progress or Silent(), cache or directory / "cache")
+        run_locked(campaign, directory, progress or Silent(), cache or directory / "cache", on)
     return load_study(directory)

@@ -20,7 +20,7 @@ from tierwise.study._evidence import evidence_of
 from tierwise.study._read import load_study
 from tierwise.study._store import DATABASE
 
-__all__ = ["EVIDENCE", "load_evidence", "write_evidence"]
+__all__ = ["EVIDENCE", "is_import", "load_evidence", "write_evidence"]
 
 EVIDENCE = "evidence.json"
 _ARRAYS = "samples.npz"
@@ -94,13 +94,18 @@ def write_evidence(directory: Path, evidence: Evidence) -> Path:
     return directory
 
 
+def is_import(directory: Path) -> bool:
+    """Whether a directory holds an import, and not a study that was run here."""
+    return (directory / EVIDENCE).exists()
+
+
 def load_evidence(directory: Path) -> Evidence:
     """Evidence from a directory: of an import, or of a study that was run here.
 
     Raises:
         StoreError: Neither, or what lies there cannot be read.
     """
-    if (directory / EVIDENCE).exists():
+    if is_import(directory):
         return _read(directory)
     if (directory / DATABASE).exists():
         return evidence_of(load_study(directory))

@@ -16,8 +16,8 @@ LOCK = "study.lock"
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the study in ``directory`` (made where missing) while the block runs.
+def locked(directory: Path, what: str = "a study") -> Iterator[None]:
+    """Hold what lies in ``directory`` (made where missing) while the block runs; ``what`` names it in the error.
 
     Raises:
         StoreError: Another process holds it, or the directory cannot be written.
@@ -34,7 +34,7 @@ def locked(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
             raise StoreError(
-                "a study is run by one process at a time",
+                f"{what} is changed by one process at a time",
                 got=f"process {holder or 'unknown'} at work in it",
                 where=directory,
                 fix="Wait until it ends, stop it, or choose another directory",

@@ -16,6 +16,7 @@ from tierwise.artifact import Artifact, open_artifact
 from tierwise.measure import Progress, usable_cpus
 from tierwise.study._campaign import Campaign
 from tierwise.study._differ import first_difference
+from tierwise.study._golden import GOLDEN, Golden
 from tierwise.study._inputs import Inputs, choose_inputs
 from tierwise.study._plan import Asked, Plan, asked_strategies
 from tierwise.study._results import Strategy
@@ -32,8 +33,13 @@ __all__ = ["run_locked"]
 _REOPENINGS = 3
 
 
-def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: Path) -> None:
+def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: Path, on: str | None = None) -> None:
     """Run a study whose directory the caller has locked; see `tierwise.study.run_study`."""
+    address = None
+    if on is not None:
+        from tierwise.study._ray import ray_address
+
+        address = ray_address(on)
     topology = campaign.asked_topology()
     asked = asked_strategies(campaign, topology)
     machine_cpus = usable_cpus()
@@ -43,6 +49,12 @@ def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: P
         threads = max(1, int(machine_cpus))
         task = load_task(campaign.task, cache, progress, threads=threads)
         inputs = _inputs(task, campaign, progress)
+        if store.fact(GOLDEN, Golden) is None:
+            store.set_fact(GOLDEN, Golden.of(inputs.requests[0]))
+        if on is not None and store.fact("task", StoredTask) is None:
+            from tierwise.study._ray import build_on_ray
+
+            build_on_ray(task, campaign.task, asked, directory, cache, progress, address)
         prepared = _prepared(store, task, asked, fitted, inputs, directory, progress, threads)
         plan = Plan(
             scenario=campaign.scenario,

@@ -35,6 +35,37 @@
     new ResizeObserver(() => edges(box)).observe(box);
   }
 
+  // The effect map says in words what a cell under the pointer or finger holds.
+  const claims = {
+    faster: "faster by its ratio's interval", slower: "slower by its ratio's interval",
+    equivalent: "no difference that matters", undecided: "neither a difference nor its absence is shown",
+  };
+  for (const table of document.querySelectorAll("table.effects")) {
+    const readout = table.parentElement.nextElementSibling;
+    const rows = [...table.tBodies[0].rows];
+    const names = rows.map((row) => row.cells[0].textContent.slice(row.cells[0].firstChild.textContent.length));
+    const figure = (row, column) => {
+      const [value, note] = rows[row].cells[column + 1].childNodes;
+      return [value.textContent.replace(/[*≈ ]/g, ""), note.textContent];
+    };
+    readout.hidden = false;
+    readout.textContent = "Point at a cell, or tap it, to read it in words.";
+    const read = (event) => {
+      const cell = event.target.closest("td[data-p]");
+      if (!cell) return;
+      table.querySelector(".picked")?.classList.remove("picked");
+      cell.classList.add("picked");
+      const [i, j] = [cell.parentElement.rowIndex - 1, cell.cellIndex - 1];
+      const [low, high] = [Math.min(i, j), Math.max(i, j)];
+      const [ratio, ends] = figure(low, high);
+      const [delta, band] = figure(high, low);
+      readout.textContent = `${names[i]} against ${names[j]}: ${claims[cell.dataset.v]}, ${cell.dataset.p}. The median of ` +
+        `${names[low]} is ${ratio} (${ends}) of that of ${names[high]}; Cliff's delta of ${names[high]} is ${delta}, ${band}.`;
+    };
+    table.addEventListener("pointerover", read);
+    table.addEventListener("click", read);
+  }
+
   // Charts. `ast` evaluates Vega's expressions without eval, which the page's policy forbids.
   const { config, charts } = JSON.parse(document.getElementById("charts").textContent);
   const options = {
