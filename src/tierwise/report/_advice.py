@@ -72,7 +72,7 @@ def advice(choices: Choices, evidence: Evidence) -> Advice:
         within=WITHIN if choices.thrifty is not None else "",
         why=found.why,
         figures=tuple(_figures(found.of(chosen), choices.subject.metric)) if chosen else (),
-        against=tuple(_against(found)),
+        against=(*_baseline(choices, evidence, found), *_against(found)),
         needs=_needs(choices),
         table=_table(choices.table),
         notes=tuple(dict.fromkeys([note for note in found.notes if note not in own and "what-if" not in note] + left)),
@@ -135,6 +135,16 @@ def _lost(one: Figures) -> str:
 
 def _points(frac: float) -> str:
     return f"{100 * frac + 0.0:.2f} pp"
+
+
+def _baseline(choices: Choices, evidence: Evidence, found: Recommendation) -> Iterator[tuple[str, str]]:
+    """The chosen one against the unchanged model, where no other line says it already."""
+    if found.chosen is None:
+        return
+    base = evidence.baseline(choices.deployment(found.chosen))
+    told = {one.second for one in (found.runner_up, *found.tied) if one is not None} | {found.chosen}
+    if base is not None and base.id not in told and base.id in choices.comparison.deployments:
+        yield "Baseline", _contrast(choices.comparison.contrast(found.chosen, base.id))
 
 
 def _against(found: Recommendation) -> Iterator[tuple[str, str]]:

@@ -165,7 +165,7 @@ def _claims(contrasts: Sequence[Contrast], margin: str) -> str:
     if equal:
         said += (
             f" For {equal} “no difference that matters” is a claim: the whole interval of the ratio lies within "
-            f"a margin of {margin}."
+            f"a margin of {margin}. A difference may be certain and still be too small to matter."
         )
     else:
         said += f" For none of them “no difference” (within {margin}) can be claimed."

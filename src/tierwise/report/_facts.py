@@ -106,9 +106,9 @@ def compared() -> list[str]:
         "Deployments are compared on blocks: requests for the same input in the same round. Friedman's test asks "
         "whether any differs; pairs follow by Conover-Friedman with Holm's adjustment. Where blocks are not known it "
         "is Kruskal-Wallis with Conover's pairs, also adjusted by Holm. How large a difference is, is told by the "
-        "ratio of medians with a 95 % BCa bootstrap interval that resamples whole blocks, and by Cliff's delta "
-        "(negligible below 0.147, small below 0.33, medium below 0.474, else large). “No difference” is claimed only "
-        "where the whole interval of the ratio lies within the margin.",
+        "ratio of medians with a 95 % BCa bootstrap interval that resamples whole blocks (single requests where "
+        "there are none), and by Cliff's delta (negligible below 0.147, small below 0.33, medium below 0.474, "
+        "else large). “No difference” is claimed only where the whole interval of the ratio lies within the margin.",
         "A recommendation is the smallest objective among what fits; of those tied with it the one that loses least "
         "accuracy is taken, then the one with least training. What other links would change is computed from the bytes "
         "of each request and the links' measured figures: only the difference that this model sees is added to a "
