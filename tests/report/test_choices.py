@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import types
 
+import msgspec
 import pytest
 
 from tierwise.planner import Need, recommend
@@ -134,7 +134,7 @@ def test_the_command_is_exact_and_quoted(make_study, tmp_path):
 def test_early_exits_are_shown_only_where_records_know_of_them(study):
     assert exits_table(study) is None
     assert exit_rate(study.records) is None
-    left = [types.SimpleNamespace(exit_frac=share) for share in (1.0, 1.0, 0.0, 1.0)]
+    left = [msgspec.structs.replace(study.records[0], exit_frac=share) for share in (1.0, 1.0, 0.0, 1.0)]
     assert exit_rate(left) == 0.75
 
 

@@ -120,6 +120,7 @@ def _issue(
         bytes_down=reply.bytes_down,
         prediction=prediction,
         correct=None if prediction is None or label is None else prediction == label,
+        exit_frac=reply.exit_frac,
         error=error,
         attempt=turn.attempt,
     )

@@ -107,6 +107,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         bytes_down: Bytes sent downwards, summed over links.
         prediction: Index of the largest value of the first output; None where the request failed or has no classes.
         correct: Whether that is the label; None where either is unknown.
+        exit_frac: Share of the request's items that left at an early exit; None where the model has none.
         error: Why the request failed; None where it did not.
         attempt: How often the session had been opened before (0 unless the study was interrupted in it).
     """
@@ -126,6 +127,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bytes_down: int = 0
     prediction: int | None = None
     correct: bool | None = None
+    exit_frac: float | None = None
     error: str | None = None
     attempt: int = 0
 

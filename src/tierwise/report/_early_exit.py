@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from tierwise._units import format_frac, format_seconds
-from tierwise.measure import Summary
+from tierwise.measure import Record, Summary
 from tierwise.report._table import Cell, Column, Table
 from tierwise.study import Strategy, StudyData
 
@@ -19,7 +18,7 @@ _NONE = Cell("–", soft=True)  # noqa: RUF001 - the dash of a table
 
 def exits_table(data: StudyData) -> Table | None:
     """One row per strategy whose records say that items may leave early; None where there is none."""
-    answered: dict[str, list[Any]] = {}
+    answered: dict[str, list[Record]] = {}
     for record in data.records:
         if not record.cold and record.error is None:
             answered.setdefault(record.strategy, []).append(record)
@@ -41,16 +40,13 @@ def exits_table(data: StudyData) -> Table | None:
     return Table(caption="Early exits", columns=columns, rows=rows)
 
 
-def exit_rate(records: Sequence[Any]) -> float | None:
-    """Mean share of items that left early; None where the records know of no exits.
-
-    Studies that were recorded before there were exits have no such field, which is why it is asked for by name.
-    """
-    shares = [share for one in records if (share := getattr(one, "exit_frac", None)) is not None]
+def exit_rate(records: Sequence[Record]) -> float | None:
+    """Mean share of items that left early; None where the model has no exits."""
+    shares = [one.exit_frac for one in records if one.exit_frac is not None]
     return statistics.mean(shares) if shares else None
 
 
-def _row(data: StudyData, strategy: Strategy, own: Sequence[Any]) -> tuple[Cell, ...]:
+def _row(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> tuple[Cell, ...]:
     rate = exit_rate(own) or 0.0
     left = [one.latency_s for one in own if (one.exit_frac or 0.0) >= 0.5]
     stayed = [one.latency_s for one in own if one.exit_frac is not None and one.exit_frac < 0.5]

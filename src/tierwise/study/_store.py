@@ -41,7 +41,8 @@ CREATE TABLE records (
     round INTEGER NOT NULL, query INTEGER NOT NULL, sample INTEGER NOT NULL,
     cold INTEGER NOT NULL CHECK (cold IN (0, 1)),
     started_ns INTEGER NOT NULL, latency_s REAL NOT NULL, load_s REAL NOT NULL, stages TEXT NOT NULL,
-    bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, prediction INTEGER, correct INTEGER, error TEXT,
+    bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, prediction INTEGER, correct INTEGER, exit_frac REAL,
+    error TEXT,
     attempt INTEGER NOT NULL,
     UNIQUE (strategy, scenario, session, round, query, cold),
     FOREIGN KEY (session, attempt) REFERENCES sessions (number, attempt)
