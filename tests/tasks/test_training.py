@@ -254,3 +254,10 @@ epochs = 3
         loads_toml(text.replace("depth", "depht"), TaskSpec, where="study.toml")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"Invalid enum value 'mnist' - at `\$\.name`"):
         loads_toml(text.replace("fashion-mnist", "mnist"), TaskSpec, where="study.toml")  # type: ignore[arg-type]
+
+
+def test_narrow_strided_shortcuts_are_not_trained_channels_last() -> None:
+    from tierwise.tasks._training import _layout
+
+    assert _layout(build_subject(ResNet(width=8), classes=2, channels=1)) == torch.contiguous_format
+    assert _layout(build_subject(ResNet(width=16), classes=2, channels=1)) == torch.channels_last
