@@ -110,7 +110,8 @@ def run_training(
 def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
     """The first output of ``model`` for a batch of its inputs in their order."""
     layout = _layout(model)
-    answer = model(*(x.contiguous(memory_format=layout) if x.ndim == 4 else x for x in batch.values()))
+    # Copied, not only made contiguous: with one channel, both layouts would pass for each other.
+    answer = model(*(x.clone(memory_format=layout) if x.ndim == 4 else x for x in batch.values()))
     first: torch.Tensor = answer[0] if isinstance(answer, tuple) else answer
     return first
 
@@ -127,6 +128,16 @@ def _layout(model: nn.Module) -> torch.memory_format:
         if layer.in_channels // layer.groups < _SAFE_CHANNELS:
             return torch.contiguous_format
     return torch.channels_last
+
+
+def _lay_out(module: nn.Module) -> None:
+    """Give the weights of convolutions the layout that training uses."""
+    layout = _layout(module)
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            # Copied: for 1x1 weights both layouts pass for each other, and one that looks like channels last makes the
+            # convolution choose it.
+            parameter.data = parameter.data.clone(memory_format=layout)
 
 
 def cross_entropy(model: nn.Module, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
@@ -185,7 +196,7 @@ class _Run:
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Train all epochs; the model's best weights and remarks on them."""
         module, spec = self._module, self._spec
-        module.to(memory_format=_layout(module))  # type: ignore[call-overload]
+        _lay_out(module)
         optimiser = _optimiser(module, spec)
         state = load_checkpoint(path) or Checkpoint(0, {}, module.state_dict(), {}, (), 0.0)
         if state.epoch:
