@@ -254,3 +254,20 @@ epochs = 3
         loads_toml(text.replace("depth", "depht"), TaskSpec, where="study.toml")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"Invalid enum value 'mnist' - at `\$\.name`"):
         loads_toml(text.replace("fashion-mnist", "mnist"), TaskSpec, where="study.toml")  # type: ignore[arg-type]
+
+
+def test_narrow_strided_shortcuts_are_not_trained_channels_last() -> None:
+    from tierwise.tasks._training import _lay_out, _layout, forward
+
+    narrow, wide = (build_subject(ResNet(width=width), classes=2, channels=1) for width in (8, 16))
+    assert _layout(narrow) == torch.contiguous_format
+    assert _layout(wide) == torch.channels_last
+    # 1x1 weights and pictures of one channel fit both layouts; their strides must not pass for the other one.
+    narrow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _lay_out(narrow)
+    weight = narrow.get_parameter("blocks.1.shortcut.conv.weight")
+    assert weight.stride() == (8, 1, 1, 1)
+    seen: list[torch.Tensor] = []
+    narrow.get_submodule("stem.conv").register_forward_hook(lambda _m, inputs, output: seen.extend((*inputs, output)))
+    forward(narrow, {"input": torch.zeros(3, 8, 8, 1).permute(0, 3, 1, 2)})
+    assert [tensor.stride() for tensor in seen] == [(64, 64, 8, 1), (512, 64, 8, 1)]

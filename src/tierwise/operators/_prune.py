@@ -157,7 +157,11 @@ def _without_channels(spec: Prune, work: Work, context: Context, given: nn.Modul
             group = groups.get(name)
             left = 1 - step / spec.steps
             # An unknown name goes on as it is: the removal knows all names, and says so.
-            widths[name] = width if group is None else group.rounded(width + left * (group.channels - width), 1)
+            widths[name] = (
+                width
+                if group is None
+                else max(width, group.rounded(width + left * (group.channels - width), spec.round_to))
+            )
         widths = spec.widths if step == spec.steps else widths
         if spec.importance == "taylor":
             _leave_gradients(module, task, spec.seed, step)
