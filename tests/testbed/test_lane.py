@@ -39,12 +39,12 @@ def test_a_full_queue_drops_what_comes() -> None:
     assert lane.enter(5 * MS, MTU_BYTES) is not None
 
 
-def test_loss_is_the_share_asked_for_and_takes_time_on_the_wire() -> None:
+def test_loss_is_the_share_asked_for_and_takes_no_time_on_the_wire() -> None:
     lane = Lane(Shape(rate_bps=12e9, loss_frac=0.05), seed=1)
     outs = [lane.enter(0.0, 150) for _ in range(9_000)]
     lost = sum(out is None for out in outs)
     assert abs(lost - 450) < 4 * math.sqrt(450)
-    assert lane.backlog_s(0.0) == pytest.approx(9_000 * 150 * 8 / 12e9)
+    assert lane.backlog_s(0.0) == pytest.approx((9_000 - lost) * 150 * 8 / 12e9)
 
 
 def test_jitter_has_its_spread_and_never_reorders() -> None:

@@ -45,7 +45,13 @@ def test_the_duty_cycle_paces_below_one_cpu_only(cpus: float, pace: float) -> No
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_quota_is_in_force_and_gone_afterwards(version: int, tmp_path: Path) -> None:
     groups = groups_with(version, "cpu")
-    burn = "import time; e = time.monotonic() + 0.5\nwhile time.monotonic() < e: pass\nprint(time.process_time())"
+    burn = """
+import time
+used_s, end_s = time.process_time(), time.monotonic() + 0.5
+while time.monotonic() < end_s:
+    pass
+print(time.process_time() - used_s)
+"""
     with QuotaLimiter(groups).grant(new_run_name(), tier(0.2)) as grant, Spawner(tmp_path) as spawner:
         group = Path(grant.groups[0])
         child = spawner.start("burn", [sys.executable, "-I", "-S", "-c", burn], groups=[group])

@@ -61,10 +61,10 @@ class Lane:
         start_s = self._busy_s if self._busy_s > now_s else now_s
         if start_s - now_s > self._limit_s:
             return None
-        self._busy_s = start_s + size_bytes * self._s_per_byte
         shape = self._shape
         if shape.loss_frac and self._random.random() < shape.loss_frac:
-            return None  # lost behind the wire: it took its time there
+            return None  # as netem has it: what is lost takes no time on the wire
+        self._busy_s = start_s + size_bytes * self._s_per_byte
         delay_s = shape.delay_s
         if shape.jitter_s:
             delay_s += self._random.gauss(0.0, shape.jitter_s)

@@ -45,13 +45,14 @@ class MeterPlan(Spec, frozen=True, kw_only=True):
         up_bps: Rate to the server.
         down_bps: Rate back.
         rtt_s: Round-trip time.
-        datagrams: Measure rates and loss by datagrams; under loss, TCP says more about its congestion control.
+        loss_frac: Share of packets that get lost; above 0, rates and loss are measured by datagrams, since TCP would
+            say more about its congestion control than about the link.
     """
 
     up_bps: float
     down_bps: float
     rtt_s: float
-    datagrams: bool = False
+    loss_frac: float = 0.0
 
 
 class LinkFigures(Spec, frozen=True, kw_only=True):
@@ -213,17 +214,13 @@ class _Client:
         plan = self._plan
         times_s = self._ping()
         low_s, median_s = sorted(times_s)[len(times_s) // 10], statistics.median(times_s)
-        if not plan.datagrams:
+        if not plan.loss_frac:
             up_bps, down_bps = self._upload(), self._download()
             return LinkFigures(up_bps=up_bps, down_bps=down_bps, rtt_s=median_s, rtt_low_s=low_s)
         ways = [self._datagrams_up(), self._datagrams_down()]
         sent = sum(count for _, count in ways)
         arrived = [curve[-1][1] // _DATAGRAM_BYTES if curve else 0 for curve, _ in ways]
-        # What is lost behind the wire has taken its time there: the wire was as fast as if all had arrived.
-        up_bps, down_bps = (
-            _rate_bps(curve, _DATAGRAM_BYTES) * count / max(1, got) if got > 1 else 0.0
-            for (curve, count), got in zip(ways, arrived, strict=True)
-        )
+        up_bps, down_bps = (_rate_bps(curve, _DATAGRAM_BYTES) for curve, _ in ways)
         loss_frac = 1.0 - sum(arrived) / sent
         return LinkFigures(up_bps=up_bps, down_bps=down_bps, rtt_s=median_s, rtt_low_s=low_s, loss_frac=loss_frac)
 
@@ -265,8 +262,13 @@ class _Client:
             return _rate_bps(_receive(connection, size, longest_s), SEGMENT_BYTES)
 
     def _count(self, rate_bps: float) -> int:
+        """Datagrams to send: what is left of them keeps the link busy without filling its queue."""
         seconds = min(1.5, _EXCESS_BITS / ((_OVERLOAD - 1) * rate_bps))
-        return max(40, int(rate_bps * seconds / 8 / MTU_BYTES))
+        return max(40, int(self._pace_bps(rate_bps) * seconds / 8 / MTU_BYTES))
+
+    def _pace_bps(self, rate_bps: float) -> float:
+        """Rate to send at: lost datagrams take no time on the wire."""
+        return _OVERLOAD * rate_bps / (1.0 - self._plan.loss_frac)
 
     def _datagrams_up(self) -> tuple[Curve, int]:
         rate_bps = self._plan.up_bps
@@ -274,14 +276,14 @@ class _Client:
         quiet_s = 0.3 + 2 * self._plan.rtt_s + 50 * MTU_BYTES * 8 / rate_bps
         with self._ask("count", count, quiet_s=quiet_s) as connection, _datagrams() as udp:
             time.sleep(self._plan.rtt_s + 0.1)  # until the server listens
-            _blast(udp, self._target, _OVERLOAD * rate_bps, count)
+            _blast(udp, self._target, self._pace_bps(rate_bps), count)
             return msgspec.json.decode(_read_line(connection), type=Curve), count
 
     def _datagrams_down(self) -> tuple[Curve, int]:
         rate_bps = self._plan.down_bps
         count = self._count(rate_bps)
         quiet_s = 0.3 + 2 * self._plan.rtt_s + 50 * MTU_BYTES * 8 / rate_bps
-        with self._ask("blast", count, _OVERLOAD * rate_bps), _datagrams() as udp:
+        with self._ask("blast", count, self._pace_bps(rate_bps)), _datagrams() as udp:
             time.sleep(self._plan.rtt_s + 0.1)
             for _ in range(5):
                 udp.sendto(b"here", self._target)
