@@ -50,7 +50,9 @@ _CLIENT_OPTIONS: Final = (
     # Each client has its own connection, and finds a node that came back within a second.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt to connect may take, whatever its name says: a long round trip or a busy machine needs more
+    # than the backoff. An attempt that is refused fails at once all the same.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
