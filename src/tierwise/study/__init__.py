@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tierwise.artifact import Artifact
 from tierwise.measure import Progress, Silent
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
 from tierwise.study._client_call import client_calls
@@ -37,6 +38,7 @@ __all__ = [
     "StrategySpec",
     "StudyData",
     "Variant",
+    "build_study",
     "campaign_names",
     "campaign_text",
     "client_calls",
@@ -56,6 +58,41 @@ __all__ = [
     "undeploy",
     "write_evidence",
 ]
+
+
+def build_study(
+    campaign: Campaign,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    on: str | None = None,
+) -> tuple[Artifact, ...]:
+    """Build what a study will measure, and measure no times: train, build, examine.
+
+    `run_study` with the same campaign and directory then finds it all, and has only cuts left to make that the cost
+    model chooses. Building may run on a busy machine, which measuring should not. It may be killed like `run_study`.
+
+    Args:
+        campaign: What to build.
+        directory: The study's directory; made where missing.
+        progress: Shows long steps.
+        cache: As in `run_study`.
+        on: As in `run_study`.
+
+    Returns:
+        The artifacts, each with its accuracy on the test split, in the order of the campaign.
+
+    Raises:
+        StoreError: Another process is at work in the directory, or it cannot be written.
+        SpecError: A topology, chain or placement of the campaign does not exist.
+        InputError: A chain cannot be built for this task.
+        UnavailableError: Data or a library are missing.
+    """
+    with locked(directory):
+        from tierwise.study._run import build_locked
+
+        return build_locked(campaign, directory, progress or Silent(), cache or directory / "cache", on)
 
 
 def run_study(

@@ -23,9 +23,41 @@ from tierwise.study._stored import Prepared, StoredVariant
 from tierwise.tasks import Task, score
 from tierwise.topology import Topology
 
-__all__ = ["prepare"]
+__all__ = ["build_variants", "prepare"]
 
 _BATCH = 64
+
+
+def build_variants(
+    task: Task, asked: Sequence[Asked], directory: Path, progress: Progress, threads: int
+) -> tuple[Artifact, ...]:
+    """Build and examine all that needs no times: every variant up to a cut, and those whose cut is named.
+
+    A cut that is left to the cost model waits for `prepare`, since its choice rests on times of this machine.
+
+    Args:
+        task: What is deployed.
+        asked: The strategies.
+        directory: The study's directory; artifacts come to lie under it.
+        progress: Shows long steps.
+        threads: Threads for evaluating.
+
+    Raises:
+        TierwiseError: A chain cannot be parsed or built.
+    """
+    chains: dict[str, tuple[OperatorSpec, ...]] = {}
+    for entry in asked:
+        chain = parse_chain(entry.spec.chain, entry.spec.options)
+        left_open = any(isinstance(spec, Partition) and spec.cut == "auto" for spec in chain)
+        for wanted in (_uncut(chain), *(() if left_open else (chain,))):
+            chains.setdefault(repr(wanted), wanted)
+    found: dict[str, Artifact] = {}
+    with progress.step("build variants", len(chains)) as advance:
+        for chain in chains.values():
+            artifact = _examined(task, build(task, chain, directory, progress), progress, threads)
+            found.setdefault(artifact.directory.name, artifact)
+            advance(1)
+    return tuple(found.values())
 
 
 def prepare(
@@ -122,10 +154,9 @@ def _strategy(entry: Asked, artifact: Artifact, whole: _Whole, topology: Topolog
 def _examine(
     task: Task, artifact: Artifact, inputs: Inputs, directory: Path, progress: Progress, threads: int
 ) -> StoredVariant:
+    artifact = _examined(task, artifact, progress, threads)
     executor = Executor(artifact, threads=threads)
     output = artifact.manifest.outputs[0].name
-    if not any(known.split == "test" for known in artifact.manifest.accuracy):
-        artifact = record_accuracy(artifact, _accuracy(task, executor, output, artifact.directory.name, progress))
     return StoredVariant(
         key=artifact.directory.name,
         manifest=artifact.manifest,
@@ -134,6 +165,14 @@ def _examine(
         artifact_bytes=artifact.nbytes,
         local_predictions=tuple(class_of(executor.run(tensors)[output]) for tensors in inputs.tensors),
     )
+
+
+def _examined(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Artifact:
+    """``artifact`` with its accuracy on the test split, measured now where it was not before."""
+    if any(known.split == "test" for known in artifact.manifest.accuracy):
+        return artifact
+    executor, output = Executor(artifact, threads=threads), artifact.manifest.outputs[0].name
+    return record_accuracy(artifact, _accuracy(task, executor, output, artifact.directory.name, progress))
 
 
 def _accuracy(task: Task, executor: Executor, output: str, title: str, progress: Progress) -> Accuracy:
