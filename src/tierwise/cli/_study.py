@@ -11,7 +11,7 @@ import msgspec
 
 from tierwise._errors import InputError, UnavailableError
 from tierwise._units import format_bytes
-from tierwise.cli import _import, _report
+from tierwise.cli import _export, _import, _report
 from tierwise.study import Campaign, campaign_names, load_campaign
 
 __all__ = ["command"]
@@ -22,6 +22,7 @@ def command() -> None:
     """Build, measure and compare deployment strategies."""
 
 
+command.add_command(_export.command)
 command.add_command(_import.command)
 command.add_command(_report.command, "report")
 

@@ -19,6 +19,7 @@ from tierwise.study._deployment import (
 )
 from tierwise.study._evidence import evidence_of
 from tierwise.study._evidence_store import is_import, load_evidence, write_evidence
+from tierwise.study._export import StrategyFigures, StudyFigures, VariantFigures, export_study, study_figures
 from tierwise.study._import import ImportSpec, import_evidence
 from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
@@ -35,15 +36,19 @@ __all__ = [
     "ImportSpec",
     "SessionData",
     "Strategy",
+    "StrategyFigures",
     "StrategySpec",
     "StudyData",
+    "StudyFigures",
     "Variant",
+    "VariantFigures",
     "build_study",
     "campaign_names",
     "campaign_text",
     "client_calls",
     "deploy_plan",
     "evidence_of",
+    "export_study",
     "find_deployment",
     "import_evidence",
     "is_import",
@@ -52,6 +57,7 @@ __all__ = [
     "load_study",
     "plan_deployment",
     "run_study",
+    "study_figures",
     "survey_nodes",
     "track_study",
     "track_target",
