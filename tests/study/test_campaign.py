@@ -58,7 +58,9 @@ def test_reading_a_study_imports_no_torch() -> None:
 
 
 def test_unknown_names_and_keys_say_where(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"must be one of digits, fashion-mnist, mrpc or a \.toml file, but got 'digit'"):
+    with pytest.raises(
+        SpecError, match=r"must be one of digits, fashion-mnist, mrpc or a \.toml file, but got 'digit'"
+    ):
         load_campaign("digit")
     with pytest.raises(SpecError, match="readable UTF-8 text"):
         campaign_text("missing.toml")
