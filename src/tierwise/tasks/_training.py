@@ -30,7 +30,9 @@ __all__ = ["Objective", "bfloat16_is_fast", "cross_entropy", "forward", "run_tra
 _KEEP_BYTES = 1 << 30
 """A split whose tensors fit into this is preprocessed once; a larger one batch by batch."""
 
-_EVALUATION_BATCH = 500
+_EVALUATION_BATCH, _EVALUATION_ROWS = 500, 64
+"""Pictures, and rows of text, whose attention takes a matrix per head and row, that are judged at once."""
+
 _WARM_UP_FRAC = 0.05
 _SAFE_CHANNELS = 16
 
@@ -276,8 +278,9 @@ class _Run:
         self._module.eval()
         answers = []
         with torch.inference_mode():
-            for start in range(0, len(self._check), _EVALUATION_BATCH):
-                indices = np.arange(start, min(start + _EVALUATION_BATCH, len(self._check)))
+            size = _EVALUATION_ROWS if isinstance(self._task.encoding, TextInput) else _EVALUATION_BATCH
+            for start in range(0, len(self._check), size):
+                indices = np.arange(start, min(start + size, len(self._check)))
                 # In float32, as the model will be deployed.
                 batch = _without_padding(self._check.batch(indices)[0], self._mask)
                 answers.append(forward(self._module.model, batch).float().numpy())
