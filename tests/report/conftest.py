@@ -200,6 +200,55 @@ def _predicted(strategy: Strategy) -> Cost:
     )  # fmt: skip
 
 
+def _strategies(chains: Sequence[str], names: dict[str, str], tiers: Sequence[str]) -> tuple[Strategy, ...]:
+    order = ("mobile", "edge", "cloud")
+    found = []
+    for chain in chains:
+        pairs = [(a, b) for a in tiers for b in tiers if order.index(a) < order.index(b)]
+        placements = pairs if chain.endswith("partition") else [(tier,) for tier in tiers]
+        for placement in placements:
+            name = names.get(chain, chain)
+            one = Strategy(
+                id=f"{name}@{'|'.join(placement)}",
+                name=name,
+                chain=chain,
+                placement="|".join(placement),
+                segments=placement,
+                path=order[: order.index(placement[-1]) + 1],
+                variant=chain,
+            )
+            if chain.endswith("partition"):
+                one = Strategy(**{**vars(one), "predicted": _predicted(one)})
+            found.append(one)
+    return tuple(found)
+
+
+def _variant(manifest: Manifest, started: bool) -> Variant:
+    chain = manifest.provenance.chain
+    return Variant(
+        key=chain,
+        manifest=manifest,
+        digest="ab" * 32,
+        directory=f"artifacts/{chain}",
+        artifact_bytes=_BYTES.get(chain, 1_000_000),
+        agreement_frac=1.0 if started else None,
+    )
+
+
+def _session(number: int, strategies: Sequence[Strategy]) -> SessionData:
+    return SessionData(
+        number=number,
+        attempt=0,
+        environment=_environment(5 * number),
+        environment_after=_environment(5 * number + 4),
+        calibration=_calibration(),
+        warmups=tuple(
+            WarmUp(strategy=one.id, requests=20, settled=i != 2, last_change_frac=0.01)
+            for i, one in enumerate(strategies)
+        ),
+    )
+
+
 def made_up_study(
     directory: Path = Path("study-digits"),
     *,
@@ -222,39 +271,16 @@ def made_up_study(
     rng = np.random.default_rng(seed)
     topology = load("wifi-lte")
     fitted, scaling = scale(topology, 2.0)
-    order = ("mobile", "edge", "cloud")
     scenario = Server(rate_per_s=20.0) if server else SingleStream()
-    strategies = []
-    for chain in chains:
-        pairs = [(a, b) for a in tiers for b in tiers if order.index(a) < order.index(b)]
-        placements = pairs if chain.endswith("partition") else [(tier,) for tier in tiers]
-        for placement in placements:
-            name = (names or {}).get(chain, chain)
-            one = Strategy(
-                id=f"{name}@{'|'.join(placement)}",
-                name=name,
-                chain=chain,
-                placement="|".join(placement),
-                segments=placement,
-                path=order[: order.index(placement[-1]) + 1],
-                variant=chain,
-            )
-            if chain.endswith("partition"):
-                one = Strategy(**{**vars(one), "predicted": _predicted(one)})
-            strategies.append(one)
-    records: list[Record] = []
-    for one in strategies:
-        if started:
-            records += _records(one, rng, requests, (failing or {}).get(one.id, 0.0), scenario.TAG)
-    grouped = {one.id: [record for record in records if record.strategy == one.id] for one in strategies}
+    strategies = _strategies(chains, names or {}, tiers)
+    asked = tuple(StrategySpec(chain=chain) for chain in chains) or (StrategySpec(chain="identity"),)
+    grouped = {
+        one.id: _records(one, rng, requests, (failing or {}).get(one.id, 0.0), scenario.TAG) if started else []
+        for one in strategies
+    }
     return StudyData(
         directory=directory,
-        campaign=Campaign(
-            name="digits",
-            task=BuiltinTask(name="digits"),
-            scenario=scenario,
-            strategies=tuple(StrategySpec(chain=chain) for chain in chains) or (StrategySpec(chain="identity"),),
-        ),
+        campaign=Campaign(name="digits", task=BuiltinTask(name="digits"), scenario=scenario, strategies=asked),
         campaign_toml=toml,
         topology=topology,
         fitted=fitted,
@@ -264,33 +290,10 @@ def made_up_study(
         metric="accuracy",
         test_items=_ITEMS,
         load_items=50,
-        strategies=tuple(strategies),
-        variants={
-            chain: Variant(
-                key=chain,
-                manifest=_manifest(chain, accuracy, coverage, notes),
-                digest="ab" * 32,
-                directory=f"artifacts/{chain}",
-                artifact_bytes=_BYTES.get(chain, 1_000_000),
-                agreement_frac=1.0 if started else None,
-            )
-            for chain in chains
-        },
-        sessions=tuple(
-            SessionData(
-                number=number,
-                attempt=0,
-                environment=_environment(5 * number),
-                environment_after=_environment(5 * number + 4),
-                calibration=_calibration(),
-                warmups=tuple(
-                    WarmUp(strategy=one.id, requests=20, settled=i != 2, last_change_frac=0.01)
-                    for i, one in enumerate(strategies)
-                ),
-            )
-            for number in range(2 if started else 0)
-        ),
-        records=tuple(records),
+        strategies=strategies,
+        variants={chain: _variant(_manifest(chain, accuracy, coverage, notes), started) for chain in chains},
+        sessions=tuple(_session(number, strategies) for number in range(2 if started else 0)),
+        records=tuple(record for own in grouped.values() for record in own),
         cells=tuple(summarise_cell(name, own) for name, own in grouped.items() if own),
         complete=complete,
         tierwise_version="0.1.0",
