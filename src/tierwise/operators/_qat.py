@@ -126,7 +126,7 @@ def qat(spec: QAT, work: Work, context: Context) -> Work:
         work,
         model=model,
         history=(*work.history, spec),
-        notes=(*work.notes, f"qat: {integer_types(spec.isa)[2]} for {spec.isa}, {spec.epochs} epochs; {note}"),
+        notes=(*work.notes, f"qat: {integer_types(spec.isa)[2]} for {spec.isa}, {_passes(spec)}; {note}"),
         training_s=work.training_s + spent + tuned.training_s,
     )
     return refit(done) if done.exits else done
@@ -171,6 +171,11 @@ def _limited(task: Task, spec: QAT) -> Task:
         return task
     chosen = stream(spec.seed, "train-items").permutation(len(train))[: spec.train_items]
     return dataclasses.replace(task, splits={**task.splits, "train": train.take(chosen)})
+
+
+def _passes(spec: QAT) -> str:
+    items = "" if spec.train_items is None else f" of {spec.train_items} items"
+    return f"{spec.epochs} epoch{'' if spec.epochs == 1 else 's'}{items}"
 
 
 def _training(spec: QAT, task: Task) -> Training:
