@@ -28,7 +28,7 @@ __all__ = ["AdaptivePipeline", "PipelineFacts"]
 
 CHOSEN = "chosen"
 # Handing a request from one path to the next takes a moment of its own.
-_HANDOVER_S = 0.002
+_HANDOVER_S = 0.005
 # An answer that comes after all is better than none: what the device has when its own path is late.
 _LAST_RESORT_S = 30.0
 
@@ -281,7 +281,11 @@ class AdaptivePipeline:
         """Time that the device's own path needs behind a remote one; 0 where it could not make it anyway."""
         if not self._here:
             return 0.0
-        known = [one.careful_s for one in (here.candidate(0.0) for here in self._here) if one.careful_s is not None]
+        known = [
+            max(careful_s, here.p95_s or 0.0)
+            for here in self._here
+            if (careful_s := here.candidate(0.0).careful_s) is not None
+        ]
         if not known:
             return left_s / 2
         need_s = min(known) + _HANDOVER_S

@@ -184,13 +184,15 @@ class Route:
             raise
         now_ns = self._clock.now_ns()
         with self._lock:
+            self._answered += 1
+            if attempt.trial and self._breaker.state == "half-open":
+                # It has met what the break left behind (connections to open again, packets to send again).
+                self._forget()
+            else:
+                self._learnt += 1
+                self._forecast.observe(reply, (now_ns - attempt.begun_ns) / 1e9, now_ns)
             if attempt.trial:
                 self._trying = False
-                if self._breaker.state == "half-open":
-                    self._forget()
-            self._learnt += 1
-            self._answered += 1
-            self._forecast.observe(reply, (now_ns - attempt.begun_ns) / 1e9, now_ns)
             if not attempt.overdue:
                 self._breaker.succeeded(trial=attempt.trial)
         return reply
@@ -219,7 +221,7 @@ class Route:
                 self._breaker.succeeded(trial=attempt.trial)  # whoever refuses a request is there
 
     def _forget(self) -> None:
-        """What was known before a break says nothing about the time after it."""
+        """Nothing that was known before a break need hold after it."""
         if self._link is not None:
             self._link.forget()
         self._forecast = Forecast(self._link)
