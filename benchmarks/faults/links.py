@@ -36,7 +36,16 @@ import numpy as np
 import psutil
 from onnx import TensorProto, helper, numpy_helper
 
-from tierwise.artifact import Artifact, Manifest, Provenance, Segment, TensorInput, TensorSpec, read_files, write_artifact
+from tierwise.artifact import (
+    Artifact,
+    Manifest,
+    Provenance,
+    Segment,
+    TensorInput,
+    TensorSpec,
+    read_files,
+    write_artifact,
+)
 from tierwise.measure import read_environment, summarise
 from tierwise.runtime import AdaptivePipeline, BreakerSpec, Executor, Paths, PathSpec, Placed, Share, deploy
 from tierwise.testbed import LinkMeans, Network, ProxyMeans, Spawner, TunMeans
@@ -60,7 +69,7 @@ def network_part(given: TensorSpec, made: TensorSpec, nodes: list[Any], weights:
 
 
 def variant(folder: Path, name: str, channels: int, seed: int, *, cut: bool) -> Artifact:
-    """conv 8x8 / 8, relu | mean, linear: one segment or two."""
+    """Conv 8x8 / 8, relu | mean, linear: one segment or two."""
     rng = np.random.default_rng(seed)
     x, h, y = spec("x", 3, 64, 64), spec("h", channels, 8, 8), spec("y", 10)
     first = [helper.make_node("Conv", ["x", "k"], ["c"], strides=[8, 8]), helper.make_node("Relu", ["c"], ["h"])]
@@ -93,6 +102,7 @@ class Node:
     tcp: str = ""
 
     def start(self) -> None:
+        """Start it, on the port it had."""
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.tcp = self.process.stdout.readline().split(" ready on ")[1].split(",")[0]
@@ -100,6 +110,7 @@ class Node:
         self.command = [word[: -len(":0")] + f":{port}" if word.endswith(":0") else word for word in self.command]
 
     def kill(self) -> None:
+        """End it without a word."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -236,6 +247,7 @@ class Load:
         raise SystemExit(f"no remote answer within {patience_s:g} s: {self.pipeline.facts()}")
 
     def figures(self, returns_s: list[float] | None = None) -> dict[str, Any]:
+        """What was counted."""
         facts = self.pipeline.facts()
         summary = summarise(self.latencies_s)
         found: dict[str, Any] = {
