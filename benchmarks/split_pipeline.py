@@ -5,7 +5,10 @@
 A ResNet-20 is cut in two and served by two real nodes, twice: over a shaped link, and with nothing between the nodes.
 In every round both answer, in random order, so that a machine that changes its pace hits both alike. What the split
 takes without a link is head + tail; bytes are those of the messages with the headers of their packets, as the link
-counts them. ``after idle`` leaves a second and a half between requests: TCP then begins each with its initial window.
+counts them. ``after idle`` leaves a second and a half between requests: TCP then begins each with its initial window,
+and the time it waits for acknowledgements is predicted too; with ``window kept`` the kernels do not fall back to it
+(``tcp_slow_start_after_idle = 0`` on both machines).
+
 Weights and inputs are random: neither decides how long it takes. ``--save`` writes docs/results/split-pipeline.json.
 """
 

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -99,4 +100,4 @@ def test_whatever_comes_an_unusable_path_is_never_chosen_and_switches_keep_their
             switched_s.append(clock.now_ns() / 1e9)
         clock.sleep(pause_s)
     # The usable path on the device is only ever left after a second's patience.
-    assert all(later - earlier >= 1.0 for earlier, later in zip(switched_s, switched_s[1:], strict=False))
+    assert all(later - earlier >= 1.0 for earlier, later in itertools.pairwise(switched_s))

@@ -91,4 +91,4 @@ def test_a_forecast_is_computing_and_the_link_as_other_paths_saw_it() -> None:
 def test_what_left_at_an_exit_says_nothing_about_the_link() -> None:
     link = LinkState()
     Forecast(link).observe(Reply({}, (StageTime("mobile", "head", 0.01),), 0, 0, ("mobile",)), 0.01, 0)
-    assert link.observed_ns is None
+    assert link.seconds(1, 1) is None

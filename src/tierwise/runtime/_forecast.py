@@ -9,9 +9,9 @@ from tierwise.measure import Reply
 from tierwise.runtime._ewma import Ewma
 from tierwise.runtime._link_state import LinkState
 
-__all__ = ["Forecast", "link_seconds"]
+__all__ = ["ON_LINK", "Forecast", "link_seconds"]
 
-_ON_LINK = frozenset({"uplink", "downlink", "network"})
+ON_LINK = frozenset({"uplink", "downlink", "network"})
 _KEPT = 64
 _LEAST_FOR_P95 = 20
 # Two mean deviations are 1.6 standard deviations of a normal distribution.
@@ -20,7 +20,7 @@ _CAREFUL = 2.0
 
 def link_seconds(reply: Reply) -> float:
     """Time that an answer and its request spent on links."""
-    return sum(stage.seconds for stage in reply.stages if stage.stage in _ON_LINK)
+    return sum(stage.seconds for stage in reply.stages if stage.stage in ON_LINK)
 
 
 @final

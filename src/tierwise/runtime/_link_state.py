@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -10,8 +9,8 @@ from tierwise.runtime._ewma import Ewma
 
 __all__ = ["LinkFacts", "LinkState"]
 
-# Below this a message says nothing about a rate that is not known yet.
-_LEAST_BULK_BYTES = 4096
+# A message of less teaches the round trip, one of more a rate.
+_BULK_BYTES = 4096
 # The part that is being learnt never comes out below this share of the whole.
 _LEAST_SHARE = 0.05
 
@@ -36,14 +35,16 @@ class LinkFacts:
 class LinkState:
     """Round trip and goodput of a link (or of several in a row) as moving means. Pure: it is told the time.
 
-    Time on a link is taken as ``rtt + bytes_up / up_rate + bytes_down / down_rate``. One exchange gives one sum, so
-    each corrects the part that makes up most of it: small messages teach the round trip, large ones a rate.
+    Time on a link is taken as ``rtt + bytes_up / up_rate + bytes_down / down_rate``. One exchange gives one sum: a
+    small one teaches the round trip, a larger one the rate of the direction that took most of it. (A round trip that
+    changes while only large messages cross is taken for a rate until a small one does; forecasts for messages of that
+    size are right all the same.)
 
     Not safe for threads; its owner guards it.
     """
 
     def __init__(self) -> None:
-        self.observed_ns: int | None = None
+        self.rated_ns = 0  # when a rate was last learnt
         self.forget()
 
     def forget(self) -> None:
@@ -75,33 +76,23 @@ class LinkState:
         expected_s = self.seconds(bytes_up, bytes_down)
         if expected_s is not None:
             self._spread_s.observe(abs(seconds - expected_s), now_ns)
-        self.observed_ns = now_ns
         rtt_s = self._rtt_s.mean
         if rtt_s is not None and seconds < rtt_s:
             # Whatever else it did, it made the round trip in that time.
             self._rtt_s.observe(seconds, now_ns)
             rtt_s = self._rtt_s.mean
-        small = bytes_up + bytes_down < _LEAST_BULK_BYTES
-        parts = {
-            "rtt": (math.inf if small else 0.0) if rtt_s is None else rtt_s,
-            "up": self._part_s(self._up_s, bytes_up),
-            "down": self._part_s(self._down_s, bytes_down),
-        }
-        largest = max(parts, key=lambda name: parts[name])
-        others_s = sum(value for name, value in parts.items() if name != largest and value < math.inf)
-        left_s = max(seconds - others_s, _LEAST_SHARE * seconds)
-        if largest == "rtt":
-            self._rtt_s.observe(left_s, now_ns)
-        elif largest == "up":
+        up_s, down_s = self._carry_s(self._up_s, bytes_up), self._carry_s(self._down_s, bytes_down)
+        if bytes_up + bytes_down < _BULK_BYTES:
+            self._rtt_s.observe(max(seconds - up_s - down_s, _LEAST_SHARE * seconds), now_ns)
+            return
+        both = self._up_s.mean is not None and self._down_s.mean is not None
+        upwards = up_s >= down_s if both else bytes_up >= bytes_down
+        self.rated_ns = now_ns
+        left_s = max(seconds - (rtt_s or 0.0) - (down_s if upwards else up_s), _LEAST_SHARE * seconds)
+        if upwards:
             self._up_s.observe(left_s / (8 * bytes_up), now_ns)
         else:
             self._down_s.observe(left_s / (8 * bytes_down), now_ns)
 
     def _carry_s(self, per_bit: Ewma, size_bytes: float) -> float:
         return 8 * size_bytes * (per_bit.mean or self._up_s.mean or 0.0)
-
-    def _part_s(self, per_bit: Ewma, size_bytes: int) -> float:
-        """Expected share of a direction; infinite where its rate is to be learnt from this very message."""
-        if per_bit.mean is None and size_bytes >= _LEAST_BULK_BYTES:
-            return math.inf
-        return self._carry_s(per_bit, size_bytes)

@@ -74,9 +74,9 @@ class Paths(Spec, frozen=True, kw_only=True):
         hedge: Also start the path on the device when the remote one has taken longer than 95 % of its answers did; the
             first answer counts.
         breaker: When a path that fails is left alone.
-        probe_s: A link that nothing has crossed for this long is probed; 0: never.
-        probe_bytes: Payload of such a probe.
-        refresh_s: The latest request is repeated along a remote path that nothing has taken for this long, its answer
+        probe_s: How often a small message measures a link's round trip; 0: never.
+        probe_bytes: Payload of a second one, which measures the rate where nothing has crossed the link meanwhile.
+        refresh_s: The latest request is repeated along a path that nothing has taken for this long, its answer
             thrown away, so that a path is known when it is needed; 0: never. (It is also what tries a path whose
             breaker is open, and what measures one that no request has taken yet.)
         outstanding: Requests that may be under way at once.

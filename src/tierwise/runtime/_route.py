@@ -163,7 +163,7 @@ class Route:
             if not due and self._breaker.state == "closed":
                 seen_ns = max(self._forecast.observed_ns or 0, self._tried_ns or 0)
                 unknown = self._learnt < _LEAST_ANSWERS
-                old = self.remote and refresh_s > 0 and now_ns - seen_ns > 1e9 * refresh_s
+                old = refresh_s > 0 and now_ns - seen_ns > 1e9 * refresh_s
                 due = old or (unknown and now_ns - seen_ns > 1e9 * _BETWEEN_TRIALS_S)
             if not due:
                 return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from tierwise._clock import Clock
 from tierwise._errors import RemoteError, TierwiseError
+from tierwise.runtime._forecast import ON_LINK
 from tierwise.runtime._hop import count_hop
 from tierwise.runtime._link_state import LinkState
 from tierwise.runtime._paths import Paths
@@ -22,7 +23,7 @@ from tierwise.wire import InferenceClient, infer_request
 
 __all__ = ["Scout"]
 
-_TICK_S = 0.02
+_TICK_S = 0.05
 
 
 @final
@@ -76,7 +77,7 @@ class Scout:
                     self._pool.submit(self._try, route, items, attempt)
             if self._spec.probe_s > 0:
                 for name in self._probes:
-                    self._probe_if_idle(name)
+                    self._probe_if_due(name)
 
     def _try(self, route: Route, items: Items, attempt: Attempt) -> None:
         """Repeat a request along a path; the answer is thrown away."""
@@ -85,29 +86,28 @@ class Scout:
         except TierwiseError:
             return  # the route has taken note
 
-    def _probe_if_idle(self, name: str) -> None:
+    def _probe_if_due(self, name: str) -> None:
         now_ns = self._clock.now_ns()
-        with self._lock:
-            seen_ns = max(self._links[name].observed_ns or 0, self._probed_ns[name])
-        if name in self._busy or now_ns - seen_ns < 1e9 * self._spec.probe_s:
+        wait_ns = 1e9 * self._spec.probe_s
+        if name in self._busy or now_ns - self._probed_ns[name] < wait_ns:
             return
         if all(route.facts().breaker != "closed" for route in self._routes if route.spec.link == name):
             return  # it is down; trials find out when it is back
+        with self._lock:
+            idle = now_ns - self._links[name].rated_ns >= wait_ns
         self._busy.add(name)
         self._probed_ns[name] = now_ns
-        self._pool.submit(self._probe, name)
+        self._pool.submit(self._probe, name, (0, self._spec.probe_bytes) if idle else (0,))
 
-    def _probe(self, name: str) -> None:
-        """A small and a larger message there, nothing back."""
+    def _probe(self, name: str, sizes: tuple[int, ...]) -> None:
+        """Messages of some sizes there, nothing back. The small one also keeps the round trip of a busy link known."""
         try:
-            for size in (0, self._spec.probe_bytes):
+            for size in sizes:
                 blob = np.zeros(size, dtype=np.uint8)
                 exchange = self._probes[name].exchange(infer_request(PROBE, {"blob": blob}), self._spec.deadline_s)
                 timeline = Timeline()
                 count_hop(exchange, CLIENT, name, timeline)
-                link_ns = sum(
-                    ns for tier, stage, ns in timeline.entries() if stage in ("uplink", "downlink", "network")
-                )
+                link_ns = sum(ns for tier, stage, ns in timeline.entries() if stage in ON_LINK)
                 with self._lock:
                     self._links[name].observe(
                         exchange.sent_bytes, exchange.received_bytes, link_ns / 1e9, self._clock.now_ns()
