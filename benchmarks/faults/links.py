@@ -8,6 +8,7 @@ variant that made it answers in this process. ``--save`` writes docs/results/fau
 
 * ``cut-proxy``: the link falls silent (its process is stopped) and comes back; TCP does not notice.
 * ``cut-tun``: the link's interface goes down and up: packets are lost, TCP retransmits ever more rarely. Needs root.
+* ``cut-long``: the same, for 20 seconds three times.
 * ``kill``: the node above dies by SIGKILL and is started again.
 * ``loss``: one packet in ten is lost, both ways, on real TCP. Needs root.
 """
@@ -271,13 +272,19 @@ class Load:
         return found
 
 
-def faults(means: LinkMeans, cycles: int, broken: Callable[[Rig, float], None], rest_s: float) -> dict[str, Any]:
+def faults(
+    means: LinkMeans,
+    cycles: int,
+    broken: Callable[[Rig, float], None],
+    rest_s: float,
+    outage_s: tuple[float, float] = (0.3, 2.0),
+) -> dict[str, Any]:
     """``cycles`` times: break, mend, wait until a remote path answers again, rest."""
     rng, returns_s = random.Random(0), []
     with rig(means) as one, AdaptivePipeline(one.paths, seed=0) as pipeline, Load(one, pipeline) as load:
         load.returned_s(time.monotonic())
         for _ in range(cycles):
-            broken(one, rng.uniform(0.3, 2.0))
+            broken(one, rng.uniform(*outage_s))
             returns_s.append(load.returned_s(time.monotonic()))
             time.sleep(rest_s)
         load.__exit__()
@@ -331,13 +338,14 @@ def main() -> None:
     ways: dict[str, Callable[[], dict[str, Any]]] = {
         "cut-proxy": lambda: faults(ProxyMeans(), arguments.cycles, silent, 0.5),
         "cut-tun": lambda: faults(tun, arguments.cycles, interface, 0.5),
+        "cut-long": lambda: faults(tun, 3, interface, 0.5, (20.0, 20.0)),
         "kill": lambda: faults(ProxyMeans(), arguments.kills, killed, 1.0),
         "loss": lambda: lossy(tun, arguments.seconds),
     }
     path = RESULTS / "faults-links.json"
     found: dict[str, Any] = json.loads(path.read_text())["faults"] if arguments.save and path.exists() else {}
     for name in arguments.only or ways:
-        if name in ("cut-tun", "loss") and not tun.availability().ok:
+        if name in ("cut-tun", "cut-long", "loss") and not tun.availability().ok:
             print(f"{name}: skipped ({tun.availability().reason})")
             continue
         found[name] = ways[name]()

@@ -297,3 +297,11 @@ def test_an_artifact_that_is_not_there_is_refused_at_once(tmp_path: Path) -> Non
     paths = (PathSpec(name="a", accuracy_frac=1.0, artifact=str(tmp_path / "none")),)
     with pytest.raises(ArtifactError):
         AdaptivePipeline(Paths(paths=paths))
+
+
+def test_a_closed_pipeline_says_so(site: Site, inputs: Inputs) -> None:
+    pipeline = AdaptivePipeline(site.paths())
+    pipeline.infer(inputs)
+    pipeline.close()
+    with pytest.raises(RemoteError, match="must be called on an open pipeline"):
+        pipeline.infer(inputs)

@@ -171,8 +171,7 @@ class AdaptivePipeline:
         race = Race()
         plan, why = self._plan(begun_ns, until_ns, strict=deadline_s is not None)
         for position, route in enumerate(plan):
-            last = position == len(plan) - 1
-            why = self._leg(race, route, items, until_ns, why, last=last, hedge=position == 0)
+            why = self._leg(race, route, items, until_ns, why, hedge=position == 0)
             if race.winner is not None:
                 break
         race.close()
@@ -205,7 +204,7 @@ class AdaptivePipeline:
                 self._missed,
             )
 
-    def _leg(self, race: Race, route: Route, items: Items, until_ns: int, why: str, *, last: bool, hedge: bool) -> str:
+    def _leg(self, race: Race, route: Route, items: Items, until_ns: int, why: str, *, hedge: bool) -> str:
         """Ask one path of the plan for as long as it has; why the next one is asked, where it is."""
         attempt = route.begin()
         left_s = (until_ns - attempt.begun_ns) / 1e9
@@ -230,13 +229,16 @@ class AdaptivePipeline:
                     self._late += 1
 
         failed_before = len(race.errors)
-        (self._away_pool if route.remote else self._here_pool).submit(run)
+        try:
+            (self._away_pool if route.remote else self._here_pool).submit(run)
+        except RuntimeError:  # what a pool raises that has been shut down
+            race.fail(route.name, RemoteError("infer must be called on an open pipeline", where=route.name))
         p95_s = route.p95_s if self.spec.hedge and hedge and route.remote and self._here else None
         if p95_s is not None and budget_s is not None and p95_s < budget_s:
             if race.wait(p95_s) or len(race.errors) > failed_before:
                 return _reason(race, failed_before)
             return "hedge"
-        if race.wait(None if last and not route.remote else budget_s):
+        if race.wait(budget_s):
             return why
         if len(race.errors) == failed_before:
             route.give_up(attempt, blame=careful_s is None or budget_s is None or careful_s <= budget_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,11 @@ class Scout:
         self._pool.shutdown()
 
     def _run(self) -> None:
+        # At the end of the interpreter the pool closes before this thread does.
+        with contextlib.suppress(RuntimeError):
+            self._watch()
+
+    def _watch(self) -> None:
         while not self._stopped.wait(_TICK_S):
             items = self._latest()
             for route in self._routes:
