@@ -291,6 +291,8 @@ def test_several_strategies_become_paths_that_infer_chooses_from(
     assert (told["made_by"], told["why"], told["path"]) == (WHOLE, "fallback: failed (UNAVAILABLE)", ["mobile"])
     for words, said in [
         (("deploy", "study", CUT, WHOLE, "--topology", str(toml), "--name", "m"), "one strategy can be given a --name"),
+        (("deploy", "study", CUT, CUT, "--topology", str(toml)), "named once"),
+        (("deploy", "study", CUT, "--topology", str(toml), "--paths-out", "no/p.toml"), "no: the folder must exist"),
         (("infer", "m", "picture.png", "--paths", "paths.toml"), "no MODEL is named"),
         (("infer", "m", "picture.png", "--deadline", "1"), "--deadline needs --paths"),
     ]:

@@ -80,6 +80,10 @@ def command(
 
     if name is not None and len(strategies) > 1:
         raise InputError("one strategy can be given a --name", got=f"{len(strategies)} strategies")
+    if len(set(strategies)) < len(strategies):
+        raise InputError("every strategy must be named once", got=", ".join(strategies))
+    if paths_out is not None and not paths_out.absolute().parent.is_dir():
+        raise InputError("the folder must exist", where=paths_out.parent)
     tiers = load(topology)
     plans = [plan_deployment(directory, strategy, tiers, name) for strategy in strategies]
     # Before anything is pushed: what cannot be written as paths is not deployed as such.

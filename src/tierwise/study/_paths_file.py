@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,13 +35,15 @@ def adaptive_paths(plans: Sequence[DeploymentPlan], topology: Topology) -> Paths
 
 
 def write_paths(file: Path, paths: Paths) -> None:
-    """Write a file that `tierwise.runtime.load_paths` reads.
+    """Write a file that `tierwise.runtime.load_paths` reads; what was there is replaced at once or not at all.
 
     Raises:
         InputError: It cannot be written.
     """
+    stage = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.write_text(toml_text(paths), encoding="utf-8")
+        stage.write_text(toml_text(paths), encoding="utf-8")
+        stage.replace(file)
     except OSError as error:
         raise InputError(f"the file must be writable ({error.strerror})", where=file) from error
 
