@@ -85,6 +85,11 @@ def slow_start_s(size_bytes: int, rate_bps: float, rtt_s: float) -> float:
     return waited_s
 
 
+def set_kernel(prefix: list[str], name: str, value: str) -> None:
+    """Set a TCP setting of one tier's namespace."""
+    subprocess.run([*prefix, "sh", "-c", f"echo {value} > /proc/sys/net/ipv4/{name}"], check=True)
+
+
 @contextmanager
 def two_ways(
     means: LinkMeans, link: Link, artifact: Artifact, *, keep_window: bool
@@ -98,9 +103,11 @@ def two_ways(
         ports = {}
         for tier in (link.lower, link.upper):
             listen = ["--listen", f"{network.listen_host(tier)}:0", "--listen", f"unix:{folder}/{tier}.sock"]
-            if keep_window:
-                setting = "echo 0 > /proc/sys/net/ipv4/tcp_slow_start_after_idle"
-                subprocess.run([*network.prefix(tier), "sh", "-c", setting], check=True)
+            if network.carries_packets:
+                # Whatever the machine uses: Reno is allowed in every namespace and begins as RFC 5681 says.
+                set_kernel(network.prefix(tier), "tcp_congestion_control", "reno")
+                if keep_window:
+                    set_kernel(network.prefix(tier), "tcp_slow_start_after_idle", "0")
             command = [*network.prefix(tier), sys.executable, "-m", "tierwise", "node", *listen, "--tier", tier]
             process = subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.PIPE, text=True)
             stack.enter_context(process)

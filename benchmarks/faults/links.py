@@ -148,7 +148,10 @@ def rig(means: LinkMeans, loss_frac: float = 0.0) -> Iterator[Rig]:
         spawner = stack.enter_context(Spawner(folder))
         network = stack.enter_context(means.network(Topology(name="rig", tiers=tiers, links=(link,)), spawner))
         nodes = {tier.name: node(folder, tier.name, network) for tier in tiers}
-        for one in nodes.values():
+        for name, one in nodes.items():
+            if network.carries_packets:  # whatever the machine uses: Reno is allowed in every namespace
+                setting = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
+                subprocess.run([*network.prefix(name), "sh", "-c", setting], check=True)
             one.start()
             stack.callback(one.kill)
         above = network.address("device", "above", int(nodes["above"].tcp.rpartition(":")[2]))
