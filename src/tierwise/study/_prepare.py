@@ -12,7 +12,7 @@ import numpy as np
 from tierwise.artifact import Accuracy, Artifact, record_accuracy
 from tierwise.capture import Cut
 from tierwise.measure import Progress, class_of
-from tierwise.operators import ChooseCut, OperatorSpec, Partition, build, parse_chain
+from tierwise.operators import ChooseCuts, OperatorSpec, Partition, build, parse_chain
 from tierwise.planner import best_cut
 from tierwise.runtime import Executor
 from tierwise.study._compute import Speeds, measure_speeds, predict
@@ -118,7 +118,7 @@ def _uncut(chain: tuple[OperatorSpec, ...]) -> tuple[OperatorSpec, ...]:
     return kept or parse_chain("identity")
 
 
-def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) -> ChooseCut:
+def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) -> ChooseCuts:
     """The cost model's choice for one placement."""
     low, high = topology.index(entry.segments[0]), topology.index(entry.segments[-1])
     answer_bytes = sum(spec.nbytes() for spec in whole.artifact.manifest.outputs)
