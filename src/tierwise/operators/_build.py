@@ -49,7 +49,8 @@ def build(
         chain: Operators in order (`parse_chain`).
         cache: Folder to build in; made where it does not exist.
         progress: Where to say how far it is.
-        choose_cuts: Picks the cuts of a partition with ``cut = "auto"``; it gets what `partition_cuts` found, and how many.
+        choose_cuts: Picks the cuts of a partition with ``cut = "auto"``; it gets what `partition_cuts` found and
+            how many are wanted.
 
     Raises:
         ChainError: The chain is illegal; nothing was done.
@@ -153,8 +154,9 @@ def _exit(work: Work, position: int) -> Exit | None:
     if position >= len(work.exits):
         return None
     confidence, answer = exit_names(position)
-    threshold = work.exits[position].threshold
-    return Exit(confidence=confidence, threshold=threshold, answers={work.model.graph.output[0].name: answer})
+    one = work.exits[position]
+    answers = {work.model.graph.output[0].name: answer}
+    return Exit(confidence=confidence, threshold=one.threshold, answers=answers, left_frac=one.left_frac)
 
 
 def _files(work: Work) -> list[tuple[str, onnx.ModelProto]]:

@@ -1,7 +1,7 @@
 """Runs artifacts: executor, node (the server on a tier), deployment to nodes, and the client's pipeline. Torch-free."""
 
 from tierwise.runtime._deploy import deploy, undeploy
-from tierwise.runtime._executor import Executor, default_threads
+from tierwise.runtime._executor import Executor, default_threads, tensors_at
 from tierwise.runtime._pipeline import CLIENT, Pipeline, PipelineSUT
 from tierwise.runtime._probe import PROBE
 from tierwise.runtime._rollout import NodeSurvey, Rollout, is_serving, roll_out, survey, withdraw
@@ -25,6 +25,7 @@ __all__ = [
     "roll_out",
     "serve",
     "survey",
+    "tensors_at",
     "undeploy",
     "withdraw",
 ]
