@@ -93,7 +93,7 @@ def test_a_model_with_an_exit_is_cut_there(torch_task, cache):
     chain = parse_chain(
         "early-exit+partition", {"early-exit": {"cuts": ["blocks.0"]}, "partition": {"cut": "blocks.1"}}
     )
-    with pytest.raises(InputError, match=r"a model with an exit must be cut at the exit, but got 'blocks.1'"):
+    with pytest.raises(InputError, match=r"a model with exits must be cut at the exits, but got blocks.1"):
         build(torch_task, chain, cache)
 
 
