@@ -13,6 +13,7 @@ from tierwise.measure import isa
 from tierwise.operators import QAT, StaticPTQ, build, chain_text, parse_chain
 from tierwise.operators._integer_module import IntegerModule
 from tierwise.operators._onnx_ops import torch_function
+from tierwise.operators._qat import _SOFT_FRAC, _taught
 from tierwise.operators._quantise import Scheme, calibration_ranges, has_attention, prepared, quantised
 from tierwise.tasks import Split, score
 
@@ -71,6 +72,32 @@ def test_an_encoder_is_trained_too(text_task, tmp_path):
     assert np.abs(got - expected).mean() < 0.3 * np.abs(floats - expected).mean()
     artifact = build(text_task, (QAT(epochs=1),), tmp_path)
     assert artifact.manifest.coverage.int8_macs_frac == 1.0
+
+
+def test_the_float_graph_that_teaches_computes_what_onnx_runtime_does(text_task, torch_task, tmp_path):
+    for number, task in enumerate((text_task, torch_task)):
+        model = export(task.model(None), task.example(), ["logits"])
+        (folder := tmp_path / str(number)).mkdir()
+        floating = prepared(model, folder)
+        feeds = task.tensors(task.splits["test"].items)
+        batch = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        with torch.no_grad():
+            got = IntegerModule(floating, floating, {}, 127)(*batch.values()).numpy()
+        np.testing.assert_allclose(got, run([model], feeds)["logits"], atol=1e-4)
+        # It teaches exactly what it answers: a student with its answers has nothing to learn.
+        teaching = _taught(floating)
+        loss = teaching(IntegerModule(floating, floating, {}, 127), batch, torch.from_numpy(got.argmax(1)))
+        hard = torch.nn.functional.cross_entropy(torch.from_numpy(got), torch.from_numpy(got.argmax(1)))
+        torch.testing.assert_close(loss, (1 - _SOFT_FRAC) * hard, atol=1e-5, rtol=1e-4)
+
+
+def test_labels_alone_can_be_learnt_from_too(torch_task, tmp_path):
+    taught, alone = (
+        build(torch_task, (QAT(epochs=1, learning_rate=0.05, teach=teach),), tmp_path) for teach in (True, False)
+    )
+    specs = [artifact.manifest.provenance.specs[0]["teach"] for artifact in (taught, alone)]
+    assert specs == [True, False]
+    assert taught.directory != alone.directory
 
 
 def test_training_reaches_ranges_and_weights(torch_task, tmp_path):

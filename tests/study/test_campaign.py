@@ -10,6 +10,7 @@ import pytest
 from tierwise._config import loads_toml
 from tierwise._errors import SpecError
 from tierwise.measure import Profile, Server, SingleStream, profile
+from tierwise.operators import OPERATORS, parse_chain
 from tierwise.study import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
 from tierwise.study._differ import first_difference
 from tierwise.study._plan import Plan, asked_strategies
@@ -26,14 +27,30 @@ def campaign(*strategies: StrategySpec, **changes: object) -> Campaign:
 
 
 def test_embedded_campaigns_are_whole() -> None:
-    assert campaign_names() == ("digits", "fashion-mnist")
-    for name in campaign_names():
+    assert campaign_names() == ("digits", "fashion-mnist", "mrpc")
+    for name in ("digits", "fashion-mnist"):
         found = load_campaign(name)
         assert found.name == name
         strategies = asked_strategies(found, found.asked_topology())
         # Whole models on three tiers, cut ones on three pairs; plain and quantised.
-        assert len(strategies) == 12
-        assert {entry.name for entry in strategies} == {"identity", "sptq", "partition", "sptq+partition"}
+        names = [entry.name for entry in strategies]
+        assert {name: names.count(name) for name in names if name != "sptq+partition-3"} == dict.fromkeys(
+            ("identity", "sptq", "partition", "sptq+partition"), 3
+        )
+
+
+def test_the_text_study_has_every_operator() -> None:
+    found = load_campaign("mrpc")
+    chains = [parse_chain(entry.chain, entry.options) for entry in found.strategies]
+    assert {spec.NAME for chain in chains for spec in chain} == {kind.NAME for kind in OPERATORS}
+    topology = found.asked_topology()
+    assert len(asked_strategies(found, topology)) > 30
+    # Tiers and links are the preset's; only memory differs.
+    preset = load("paper")
+    assert topology.links == preset.links
+    assert [(tier.name, tier.cpus, tier.power) for tier in topology.tiers] == [
+        (tier.name, tier.cpus, tier.power) for tier in preset.tiers
+    ]
 
 
 def test_reading_a_study_imports_no_torch() -> None:
@@ -43,7 +60,9 @@ def test_reading_a_study_imports_no_torch() -> None:
 
 
 def test_unknown_names_and_keys_say_where(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"must be one of digits, fashion-mnist or a \.toml file, but got 'digit'"):
+    with pytest.raises(
+        SpecError, match=r"must be one of digits, fashion-mnist, mrpc or a \.toml file, but got 'digit'"
+    ):
         load_campaign("digit")
     with pytest.raises(SpecError, match="readable UTF-8 text"):
         campaign_text("missing.toml")
@@ -91,6 +110,26 @@ def test_toml_text_reads_like_what_people_write() -> None:
     assert 'name = "t"\n' in text
     assert '\n[task]\nkind = "builtin"\nname = "digits"\n' in text
     assert '\n[[strategies]]\nchain = "identity"\nplacements = "auto"\n' in text
+
+
+def test_parts_want_as_many_tiers() -> None:
+    three = StrategySpec(chain="partition", options={"partition": {"parts": 3}})
+    found = asked_strategies(campaign(three), load("wifi-lte"))
+    assert [asked.id for asked in found] == ["partition@mobile|edge|cloud"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "placements", "must"),
+    [
+        (3, ("mobile|edge",), "must be 3 of mobile, edge, cloud"),
+        (1, "auto", "at least 2, but got 1"),
+        (4, "auto", "needs 4 tiers, but got 3"),
+    ],
+)
+def test_parts_that_fit_no_tiers_are_refused(parts: int, placements: tuple[str, ...], must: str) -> None:
+    wrong = campaign(StrategySpec(chain="partition", options={"partition": {"parts": parts}}, placements=placements))
+    with pytest.raises(SpecError, match=must):
+        asked_strategies(wrong, load("wifi-lte"))
 
 
 def test_placements_climb_and_paths_start_at_the_device() -> None:

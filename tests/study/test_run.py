@@ -20,7 +20,18 @@ import pytest
 from tierwise._errors import StoreError, TamperedError
 from tierwise.artifact import open_artifact
 from tierwise.measure import Profile, Record, Server, Silent, SingleStream, Turn
-from tierwise.study import Campaign, StrategySpec, load_study, run_study
+from tierwise.planner import Comparison, Need
+from tierwise.study import (
+    Campaign,
+    StrategySpec,
+    StudyFigures,
+    evidence_of,
+    export_study,
+    import_evidence,
+    load_study,
+    run_study,
+    study_figures,
+)
 from tierwise.study._inputs import Inputs
 from tierwise.study._lock import locked
 from tierwise.study._plan import Plan
@@ -162,6 +173,34 @@ def test_a_study_measures_what_was_planned(whole: tuple[Path, list[str]]) -> Non
         (accuracy,) = variant.manifest.accuracy
         assert (accuracy.split, accuracy.items) == ("test", study.test_items)
         assert (folder / "study" / variant.directory / "manifest.json").exists()
+
+
+@pytest.mark.emulation
+def test_an_export_holds_what_was_measured_and_can_be_imported(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    study = load_study(whole[0] / "study")
+    out = export_study(study, tmp_path / "figures")
+    assert sorted(path.name for path in out.iterdir()) == ["accuracy.csv", "figures.json", "latency.csv"]
+    figures = msgspec.json.decode((out / "figures.json").read_bytes(), type=StudyFigures)
+    assert figures == study_figures(study)
+    assert figures.complete
+    assert [one.id for one in figures.strategies] == list(IDS)
+    cells = {cell.strategy: cell for cell in study.cells}
+    for one in figures.strategies:
+        assert one.latency == cells[one.id].latency
+        assert one.p95 is not None
+        assert one.latency is not None
+        assert one.latency.p90.value_s <= one.p95.value_s <= one.latency.max_s
+        assert (one.against_baseline is None) == one.id.startswith("identity")
+        assert figures.variants[one.variant].accuracy == study.variants[one.variant].manifest.accuracy
+    imported = import_evidence(out / "latency.csv", out / "accuracy.csv")
+    measured = evidence_of(study)
+    need = Need()
+    again = Comparison(imported, imported.subjects[0], need)
+    before = Comparison(measured, measured.subjects[0], need)
+    assert again.tests == before.tests
+    for name in IDS:
+        assert again.figures(name).latency_s == before.figures(name).latency_s
+        assert again.figures(name).accuracy == before.figures(name).accuracy
 
 
 PHASES = (

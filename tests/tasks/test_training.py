@@ -13,7 +13,7 @@ from torch import nn
 
 from tierwise._config import loads_toml
 from tierwise._errors import SpecError
-from tierwise.artifact import ImageInput
+from tierwise.artifact import ImageInput, TextInput
 from tierwise.measure import Silent
 from tierwise.tasks import (
     Bert,
@@ -31,7 +31,7 @@ from tierwise.tasks import (
 from tierwise.tasks._checkpoint import load_checkpoint, load_weights
 from tierwise.tasks._spec import BuiltinName
 from tierwise.tasks._subject import build_subject
-from tierwise.tasks._training import _augmented, trained
+from tierwise.tasks._training import _augmented, _padding_mask, _without_padding, trained
 
 
 def accuracy(task: Task, net: nn.Module, split: str) -> float:
@@ -197,6 +197,25 @@ def test_text_is_trained_too(data_root: Path, tmp_path: Path) -> None:
     task = load_task(spec, tmp_path)
     assert task.model is not None
     assert task.model(Silent())(*task.example().values()).shape == (2, 2)
+
+
+def test_padding_that_all_rows_have_is_not_trained_on() -> None:
+    text, picture = (
+        TextInput(max_length=16),
+        ImageInput(encoding="png", height=8, width=8, channels=1, mean=(0,), std=(1,)),
+    )
+    net = build_subject(Bert(), classes=2)
+    assert _padding_mask(net, text) == "attention_mask"
+    # A model of somebody else may be made for one length.
+    assert _padding_mask(nn.Sequential(net), text) is None
+    assert _padding_mask(build_subject(ResNet(), classes=2), picture) is None
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    batch = {"input_ids": torch.arange(10).view(2, 5), "attention_mask": mask}
+    assert {name: tensor.tolist() for name, tensor in _without_padding(batch, "attention_mask").items()} == {
+        "input_ids": [[0, 1, 2], [5, 6, 7]],
+        "attention_mask": [[1, 1, 0], [1, 1, 1]],
+    }
+    assert _without_padding(batch, None) is batch
 
 
 def test_fingerprint_holds_what_decides(tmp_path: Path) -> None:

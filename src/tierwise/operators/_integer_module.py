@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -77,6 +77,7 @@ class IntegerModule(nn.Module):
             self._add(node, ranges, weight_limit)
         self._inputs = [value.name for value in graph.graph.input if value.name not in self._stored]
         self._output = graph.graph.output[0].name
+        self._spent = _spent(self._steps, self._aliases.get(self._output, self._output))
         del self._stored, self._trainable
 
     def _add(self, node: onnx.NodeProto, ranges: Mapping[str, Range], weight_limit: int) -> None:
@@ -135,8 +136,11 @@ class IntegerModule(nn.Module):
         weights = [weight() for weight in self.weights]
         values |= {name: weights[index] for name, index in self._weight_index.items()}
         values |= {name: rounded_weight(weights[how.index], how.axis, how.limit) for name, how in self._rounded.items()}
-        for step in self._steps:
+        for step, spent in zip(self._steps, self._spent, strict=True):
             values[step.output] = step.run(*(values[name] for name in step.inputs))
+            # Where no gradient keeps them, a large batch's values must not all be alive at once.
+            for name in spent:
+                del values[name]
         answer: torch.Tensor = values[self._aliases.get(self._output, self._output)]
         return answer
 
@@ -173,6 +177,19 @@ class _Weight(nn.Module):
     def forward(self) -> torch.Tensor:
         unit: torch.Tensor = self.unit  # type: ignore[assignment]
         return self.value * unit
+
+
+def _spent(steps: Sequence[_Step], answer: str) -> list[tuple[str, ...]]:
+    """For each step the values that nobody reads after it."""
+    last: dict[str, int] = {}
+    for position, step in enumerate(steps):
+        last |= dict.fromkeys((*step.inputs, step.output), position)
+    last.pop(answer, None)
+    last.pop("", None)
+    spent: list[list[str]] = [[] for _ in steps]
+    for name, position in last.items():
+        spent[position].append(name)
+    return [tuple(names) for names in spent]
 
 
 def _usual_size(weight: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from tierwise._config import Spec
 from tierwise._errors import InputError
 from tierwise.measure import isa
 from tierwise.operators._calibration import Method, Range
+from tierwise.operators._distillation import Distillation
 from tierwise.operators._exits import refit
 from tierwise.operators._integer_module import IntegerModule
 from tierwise.operators._quantise import (
@@ -32,6 +33,8 @@ from tierwise.tasks import Task, Training, fine_tune
 
 __all__ = ["QAT", "qat", "resolve_qat"]
 
+_SOFT_FRAC, _TEMPERATURE = 0.5, 2.0
+
 
 class QAT(Spec, frozen=True, kw_only=True, tag="qat", tag_field="op"):
     """Quantise as `StaticPTQ` does, then train weights and ranges with the rounding in the forward pass.
@@ -48,6 +51,8 @@ class QAT(Spec, frozen=True, kw_only=True, tag="qat", tag_field="op"):
         isa: As `StaticPTQ.isa`.
         calibration: As `StaticPTQ.calibration`, for the ranges training starts from.
         percentile: As `StaticPTQ.percentile`.
+        teach: Whether the float model teaches the integer one (half of the loss), beside the labels. What was trained
+            well has little left to learn from its labels; how the float model answers shows what rounding took away.
         seed: Root of order and augmentation.
     """
 
@@ -65,6 +70,7 @@ class QAT(Spec, frozen=True, kw_only=True, tag="qat", tag_field="op"):
     isa: Isa = "auto"
     calibration: Method = "min-max"
     percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
+    teach: bool = True
     seed: int = 0
 
 
@@ -105,6 +111,7 @@ def qat(spec: QAT, work: Work, context: Context) -> Work:
         folder=context.lasting / "qat",
         progress=context.progress,
         seed=spec.seed,
+        objective=_taught(floating) if spec.teach else None,
         title=f"qat {work.task.name}",
     )
     started = time.process_time()
@@ -119,6 +126,11 @@ def qat(spec: QAT, work: Work, context: Context) -> Work:
         training_s=work.training_s + spent + tuned.training_s,
     )
     return refit(done) if done.exits else done
+
+
+def _taught(floating: onnx.ModelProto) -> Distillation:
+    """The objective with the float graph as its teacher, which also a task without torch source has."""
+    return Distillation(IntegerModule(floating, floating, {}, 127), temperature=_TEMPERATURE, soft_frac=_SOFT_FRAC)
 
 
 def _check_splits(task: Task) -> None:

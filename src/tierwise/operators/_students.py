@@ -11,7 +11,6 @@ from tierwise.tasks import Bert, FullSize, ResNet, ResNeXt, Roberta, Subject, Ta
 
 __all__ = ["derive", "tuning"]
 
-_HEAD = 64
 _CHANNELS = 8
 _FALLBACK = Training(epochs=8, batch=64, learning_rate=2e-3)
 
@@ -64,8 +63,9 @@ def derive(subject: Subject, depth_frac: float, width_frac: float) -> Subject:
             )
         case Bert() | Roberta():
             layers, hidden = subject.shape
-            shape = (max(1, round(layers * depth_frac)), _rounded(hidden * width_frac, _HEAD, hidden))
-            smaller = msgspec.structs.replace(subject, layers=shape[0], hidden=shape[1])
+            shape = (max(1, round(layers * depth_frac)), _rounded(hidden * width_frac, hidden // subject.heads, hidden))
+            # A smaller network does not fit the weights that its teacher started from.
+            smaller = msgspec.structs.replace(subject, layers=shape[0], hidden=shape[1], start=None, start_sha256=None)
             if shape == subject.shape:
                 smaller = subject
         case _:

@@ -4,7 +4,7 @@ from tierwise.runtime._adaptive import AdaptivePipeline, AnswerObserver, Pipelin
 from tierwise.runtime._breaker import Breaker, BreakerSpec
 from tierwise.runtime._chooser import Candidate, Choice, Chooser
 from tierwise.runtime._deploy import deploy, undeploy
-from tierwise.runtime._executor import Executor, default_threads
+from tierwise.runtime._executor import Executor, default_threads, tensors_at
 from tierwise.runtime._link_state import LinkFacts, LinkState
 from tierwise.runtime._paths import Paths, PathSpec, load_paths
 from tierwise.runtime._pipeline import CLIENT, Pipeline, PipelineSUT
@@ -45,6 +45,7 @@ __all__ = [
     "roll_out",
     "serve",
     "survey",
+    "tensors_at",
     "undeploy",
     "withdraw",
 ]

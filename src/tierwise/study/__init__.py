@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tierwise.artifact import Artifact
 from tierwise.measure import Progress, Silent
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
 from tierwise.study._client_call import client_calls
@@ -18,6 +19,7 @@ from tierwise.study._deployment import (
 )
 from tierwise.study._evidence import evidence_of
 from tierwise.study._evidence_store import is_import, load_evidence, write_evidence
+from tierwise.study._export import StrategyFigures, StudyFigures, VariantFigures, export_study, study_figures
 from tierwise.study._import import ImportSpec, import_evidence
 from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
@@ -35,15 +37,20 @@ __all__ = [
     "ImportSpec",
     "SessionData",
     "Strategy",
+    "StrategyFigures",
     "StrategySpec",
     "StudyData",
+    "StudyFigures",
     "Variant",
+    "VariantFigures",
     "adaptive_paths",
+    "build_study",
     "campaign_names",
     "campaign_text",
     "client_calls",
     "deploy_plan",
     "evidence_of",
+    "export_study",
     "find_deployment",
     "import_evidence",
     "is_import",
@@ -52,6 +59,7 @@ __all__ = [
     "load_study",
     "plan_deployment",
     "run_study",
+    "study_figures",
     "survey_nodes",
     "track_study",
     "track_target",
@@ -59,6 +67,41 @@ __all__ = [
     "write_evidence",
     "write_paths",
 ]
+
+
+def build_study(
+    campaign: Campaign,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    on: str | None = None,
+) -> tuple[Artifact, ...]:
+    """Build what a study will measure, and measure no times: train, build, examine.
+
+    `run_study` with the same campaign and directory then finds it all, and has only cuts left to make that the cost
+    model chooses. Building may run on a busy machine, which measuring should not. It may be killed like `run_study`.
+
+    Args:
+        campaign: What to build.
+        directory: The study's directory; made where missing.
+        progress: Shows long steps.
+        cache: As in `run_study`.
+        on: As in `run_study`.
+
+    Returns:
+        The artifacts, each with its accuracy on the test split, in the order of the campaign.
+
+    Raises:
+        StoreError: Another process is at work in the directory, or it cannot be written.
+        SpecError: A topology, chain or placement of the campaign does not exist.
+        InputError: A chain cannot be built for this task.
+        UnavailableError: Data or a library are missing.
+    """
+    with locked(directory):
+        from tierwise.study._run import build_locked
+
+        return build_locked(campaign, directory, progress or Silent(), cache or directory / "cache", on)
 
 
 def run_study(

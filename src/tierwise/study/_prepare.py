@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +13,53 @@ import numpy as np
 from tierwise.artifact import Accuracy, Artifact, record_accuracy
 from tierwise.capture import Cut
 from tierwise.measure import Progress, class_of
-from tierwise.operators import ChooseCut, OperatorSpec, Partition, build, parse_chain
-from tierwise.planner import best_cut
+from tierwise.operators import ChooseCuts, OperatorSpec, Partition, build, parse_chain
+from tierwise.planner import best_cut, best_cuts
 from tierwise.runtime import Executor
 from tierwise.study._compute import Speeds, measure_speeds, predict
 from tierwise.study._inputs import Inputs
+from tierwise.study._message import measure_message_s
 from tierwise.study._plan import Asked
 from tierwise.study._results import Strategy
 from tierwise.study._stored import Prepared, StoredVariant
 from tierwise.tasks import Task, score
 from tierwise.topology import Topology
 
-__all__ = ["prepare"]
+__all__ = ["build_variants", "prepare"]
 
 _BATCH = 64
+
+
+def build_variants(
+    task: Task, asked: Sequence[Asked], directory: Path, progress: Progress, threads: int
+) -> tuple[Artifact, ...]:
+    """Build and examine all that needs no times: every variant up to a cut, and those whose cut is named.
+
+    A cut that is left to the cost model waits for `prepare`, since its choice rests on times of this machine.
+
+    Args:
+        task: What is deployed.
+        asked: The strategies.
+        directory: The study's directory; artifacts come to lie under it.
+        progress: Shows long steps.
+        threads: Threads for evaluating.
+
+    Raises:
+        TierwiseError: A chain cannot be parsed or built.
+    """
+    chains: dict[str, tuple[OperatorSpec, ...]] = {}
+    for entry in asked:
+        chain = parse_chain(entry.spec.chain, entry.spec.options)
+        left_open = any(isinstance(spec, Partition) and spec.cut == "auto" for spec in chain)
+        for wanted in (_uncut(chain), *(() if left_open else (chain,))):
+            chains.setdefault(repr(wanted), wanted)
+    found: dict[str, Artifact] = {}
+    with progress.step("build variants", len(chains)) as advance:
+        for chain in chains.values():
+            artifact = _examined(task, build(task, chain, directory, progress), progress, threads)
+            found.setdefault(artifact.directory.name, artifact)
+            advance(1)
+    return tuple(found.values())
 
 
 def prepare(
@@ -55,12 +89,15 @@ def prepare(
     strategies: list[Strategy] = []
     artifacts: dict[str, Artifact] = {}
     chains = [parse_chain(entry.spec.chain, entry.spec.options) for entry in asked]
+    with progress.step("time a message", None):
+        per_message_s = measure_message_s()
     with progress.step("build variants", len(asked)) as advance:
         for entry, chain in zip(asked, chains, strict=True):
             key = repr(_uncut(chain))
             if key not in wholes:
                 artifact = build(task, _uncut(chain), directory, progress)
-                wholes[key] = _Whole(artifact, measure_speeds(artifact, inputs.tensors[0], topology))
+                speeds = measure_speeds(artifact, inputs.tensors[0], topology, per_message_s)
+                wholes[key] = _Whole(artifact, speeds)
             whole = wholes[key]
             artifact = build(task, chain, directory, progress, _chooser(entry, whole, topology, inputs.mean_bytes))
             artifacts.setdefault(artifact.directory.name, artifact)
@@ -86,22 +123,26 @@ def _uncut(chain: tuple[OperatorSpec, ...]) -> tuple[OperatorSpec, ...]:
     return kept or parse_chain("identity")
 
 
-def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) -> ChooseCut:
+def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) -> ChooseCuts:
     """The cost model's choice for one placement."""
-    low, high = topology.index(entry.segments[0]), topology.index(entry.segments[-1])
+    heights = [topology.index(tier) for tier in entry.segments]
     answer_bytes = sum(spec.nbytes() for spec in whole.artifact.manifest.outputs)
+    speeds = [whole.speeds.s_per_mac[tier] for tier in entry.segments]
+    links = [topology.links[low:high] for low, high in itertools.pairwise(heights)]
 
-    def choose(cuts: tuple[Cut, ...]) -> Cut:
+    def choose(cuts: tuple[Cut, ...], count: int) -> tuple[Cut, ...]:
+        if count > 1:
+            return tuple(cuts[index] for index in best_cuts(cuts, s_per_mac=speeds, links=links))
         choice = best_cut(
             cuts,
             input_bytes=input_bytes,
             answer_bytes=answer_bytes,
-            lower_s_per_mac=whole.speeds.s_per_mac[entry.segments[0]],
-            upper_s_per_mac=whole.speeds.s_per_mac[entry.segments[-1]],
-            links=topology.links[low:high],
-            links_below=topology.links[:low],
+            lower_s_per_mac=speeds[0],
+            upper_s_per_mac=speeds[-1],
+            links=links[0],
+            links_below=topology.links[: heights[0]],
         )
-        return cuts[choice.index]
+        return (cuts[choice.index],)
 
     return choose
 
@@ -122,10 +163,9 @@ def _strategy(entry: Asked, artifact: Artifact, whole: _Whole, topology: Topolog
 def _examine(
     task: Task, artifact: Artifact, inputs: Inputs, directory: Path, progress: Progress, threads: int
 ) -> StoredVariant:
+    artifact = _examined(task, artifact, progress, threads)
     executor = Executor(artifact, threads=threads)
     output = artifact.manifest.outputs[0].name
-    if not any(known.split == "test" for known in artifact.manifest.accuracy):
-        artifact = record_accuracy(artifact, _accuracy(task, executor, output, artifact.directory.name, progress))
     return StoredVariant(
         key=artifact.directory.name,
         manifest=artifact.manifest,
@@ -134,6 +174,14 @@ def _examine(
         artifact_bytes=artifact.nbytes,
         local_predictions=tuple(class_of(executor.run(tensors)[output]) for tensors in inputs.tensors),
     )
+
+
+def _examined(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Artifact:
+    """``artifact`` with its accuracy on the test split, measured now where it was not before."""
+    if any(known.split == "test" for known in artifact.manifest.accuracy):
+        return artifact
+    executor, output = Executor(artifact, threads=threads), artifact.manifest.outputs[0].name
+    return record_accuracy(artifact, _accuracy(task, executor, output, artifact.directory.name, progress))
 
 
 def _accuracy(task: Task, executor: Executor, output: str, title: str, progress: Progress) -> Accuracy:

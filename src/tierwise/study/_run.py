@@ -27,10 +27,26 @@ from tierwise.study._toml import toml_text
 from tierwise.tasks import Task, load_task
 from tierwise.topology import Scaling, Topology, scale
 
-__all__ = ["run_locked"]
+__all__ = ["build_locked", "run_locked"]
 
 # How often a session is opened again in one run because a node died in it.
 _REOPENINGS = 3
+
+
+def build_locked(
+    campaign: Campaign, directory: Path, progress: Progress, cache: Path, on: str | None = None
+) -> tuple[Artifact, ...]:
+    """Build for a study whose directory the caller has locked; see `tierwise.study.build_study`."""
+    from tierwise.study._prepare import build_variants
+
+    asked = asked_strategies(campaign, campaign.asked_topology())
+    threads = max(1, int(usable_cpus()))
+    task = load_task(campaign.task, cache, progress, threads=threads)
+    if on is not None:
+        from tierwise.study._ray import build_on_ray, ray_address
+
+        build_on_ray(task, campaign.task, asked, directory, cache, progress, ray_address(on))
+    return build_variants(task, asked, directory, progress, threads)
 
 
 def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: Path, on: str | None = None) -> None:

@@ -18,6 +18,7 @@ from tierwise.tasks._spec import (
     Training,
     task_names,
 )
+from tierwise.tasks._start import started
 from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score
 from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, settled
 
@@ -47,5 +48,6 @@ __all__ = [
     "load_task",
     "score",
     "settled",
+    "started",
     "task_names",
 ]

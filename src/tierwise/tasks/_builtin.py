@@ -15,6 +15,7 @@ from tierwise.tasks._datasets import DATASETS, Dataset
 from tierwise.tasks._source import Source
 from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, ResNet, Roberta, Subject, Training
 from tierwise.tasks._splits import cut
+from tierwise.tasks._start import open_start, started
 from tierwise.tasks._task import LazySplits, Split, Task
 from tierwise.tasks._tokenizer import train_tokenizer
 from tierwise.tasks._tuning import training_threads
@@ -47,7 +48,8 @@ def resolved(spec: BuiltinTask) -> BuiltinTask:
     """The spec with the data set's defaults filled in.
 
     Raises:
-        SpecError: A picture subject on text or a text subject on pictures.
+        SpecError: A picture subject on text or a text subject on pictures, or a start that cannot be used.
+        UnavailableError: The package of a start is not installed.
     """
     subject, training = _DEFAULTS[spec.name]
     spec = msgspec.structs.replace(spec, subject=spec.subject or subject, training=spec.training or training)
@@ -59,6 +61,8 @@ def resolved(spec: BuiltinTask) -> BuiltinTask:
             got=type(spec.subject).__name__,
             where="task.subject.family",
         )
+    if isinstance(spec.subject, (Bert, Roberta)):
+        spec = msgspec.structs.replace(spec, subject=started(spec.subject))
     if text and spec.input_pixels is not None:
         raise SpecError(f"{spec.name} has no pixels", got=spec.input_pixels, where="task.input_pixels")
     return spec
@@ -139,6 +143,7 @@ def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:
     asked = msgspec.to_builtins(spec)
     # A subject's options that are not given decide nothing; so a new one does not rename what was trained before.
     asked["subject"] = {key: value for key, value in asked["subject"].items() if value is not None}
+    start = asked["subject"].pop("start", None)  # a folder may move; what is in it decides
     decisive = {
         "revision": REVISION,
         "spec": asked,
@@ -146,10 +151,16 @@ def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:
         "cut": [dataset.calibration_items, dataset.validation_items, dataset.test_items],
         "encoding": msgspec.to_builtins(_encoding(spec, dataset)),
     }
+    if isinstance(spec.subject, (Bert, Roberta)):
+        decisive["padding"] = "left out of training"
+    if start is not None:
+        decisive["tokenizer"] = hashlib.sha256(open_start(start).tokenizer()).hexdigest()
     return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()
 
 
 def _tokenizer(path: Path, subject: Bert | Roberta, splits: LazySplits) -> bytes:
+    if subject.start is not None:
+        return open_start(subject.start).tokenizer()
     # Kept, because what is learnt may differ between releases of the library, and weights belong to one tokeniser.
     if path.is_file():
         return path.read_bytes()

@@ -9,19 +9,30 @@ from torch import nn
 
 from tierwise._errors import UnavailableError
 from tierwise.tasks._spec import Bert, Roberta
+from tierwise.tasks._start import open_start, started
+from tierwise.tasks._start_weights import load_start
 
 __all__ = ["BertClassifier", "RobertaClassifier", "build_encoder"]
 
 
 def build_encoder(subject: Bert | Roberta) -> nn.Module:
-    """The encoder with its pooler, random weights.
+    """The encoder with its pooler; random weights, or those of its start.
 
     Attention is written out as matrix products and a softmax, so that the exported graph holds operators that every
     quantiser knows.
 
     Raises:
-        UnavailableError: transformers is not installed.
+        UnavailableError: transformers is not installed, or the package of the start is not.
+        SpecError: The start cannot be used; see `tierwise.tasks._start`.
     """
+    encoder = _untrained(started(subject))
+    if subject.start is not None:
+        start = open_start(subject.start)
+        load_start(encoder, start.weights, start.family)
+    return encoder
+
+
+def _untrained(subject: Bert | Roberta) -> nn.Module:
     try:
         from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
     except ImportError as error:
@@ -33,7 +44,7 @@ def build_encoder(subject: Bert | Roberta) -> nn.Module:
         "vocab_size": subject.vocabulary,
         "hidden_size": hidden,
         "num_hidden_layers": layers,
-        "num_attention_heads": hidden // 64,
+        "num_attention_heads": subject.heads,
         "intermediate_size": 4 * hidden,
         "hidden_dropout_prob": subject.dropout_frac,
         "attention_probs_dropout_prob": subject.dropout_frac,
@@ -101,7 +112,7 @@ class RobertaClassifier(nn.Module):
 
 
 def _head(subject: Bert | Roberta, classes: int) -> nn.Sequential:
-    hidden = subject.shape[1]
+    hidden = started(subject).shape[1]
     linear = nn.Linear(hidden, classes)
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)

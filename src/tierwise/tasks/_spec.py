@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from tierwise._config import Spec
+from tierwise._errors import SpecError
 from tierwise.artifact import InputEncoding
 
 __all__ = [
@@ -28,10 +29,12 @@ __all__ = [
 BuiltinName = Literal["digits", "fashion-mnist", "cifar10-jpeg", "tiny-imagenet-20", "sst2", "mrpc"]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Size = Literal["tiny", "mini", "small", "medium", "base"]
-Heads = Annotated[int, msgspec.Meta(gt=0, multiple_of=64)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
-# layers, hidden width; heads are 64 wide and the feed-forward part four times the width (Turc et al. 2019,
-# arXiv 1908.08962).
+_HEAD_WIDTH = 64
+
+# layers, hidden width; heads are 64 wide where nothing else is said, and the feed-forward part is four times the width
+# (Turc et al. 2019, arXiv 1908.08962).
 _SIZES: dict[str, tuple[int, int]] = {
     "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)
 }  # fmt: skip
@@ -89,7 +92,7 @@ class FullSize(Spec, frozen=True, tag="full-size", tag_field="family", kw_only=T
 
 
 class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
-    """A BERT encoder with a classifier, trained from scratch (the published layout; arXiv 1810.04805).
+    """A BERT encoder with a classifier (the published layout; arXiv 1810.04805), trained from scratch or from a start.
 
     Attributes:
         size: tiny 2x128, mini 4x256, small 4x512, medium 8x512, base 12x768 (layers x hidden).
@@ -97,7 +100,13 @@ class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
         max_length: Tokens a row; padded and truncated to exactly this.
         dropout_frac: Dropped activations while training.
         layers: Number of layers where it is not that of the size.
-        hidden: Width where it is not that of the size; a multiple of 64.
+        hidden: Width where it is not that of the size; a multiple of the heads'.
+        head_width: Width of an attention head; 64 where None.
+        start: Trained weights to start from: a folder in Hugging Face layout (``config.json``, ``model.safetensors``,
+            ``tokenizer.json`` or ``vocab.txt``), or ``python:NAME`` for an installed package that carries such a folder
+            (``python:NAME/FOLDER`` where it carries several). Shape, vocabulary and tokens are then those of the
+            folder. Nothing is downloaded and nothing unpickled.
+        start_sha256: What the start's weights must have; where None, it is filled in when the start is read.
     """
 
     size: Size = "tiny"
@@ -105,7 +114,10 @@ class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
     max_length: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
     dropout_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
     layers: Positive | None = None
-    hidden: Heads | None = None
+    hidden: Positive | None = None
+    head_width: Positive | None = None
+    start: str | None = None
+    start_sha256: Sha256 | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -113,9 +125,18 @@ class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
         layers, hidden = _SIZES[self.size]
         return self.layers or layers, self.hidden or hidden
 
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer.
+
+        Raises:
+            SpecError: The width is no multiple of theirs.
+        """
+        return _heads(self.shape[1], self.head_width)
+
 
 class Roberta(Spec, frozen=True, tag="roberta", tag_field="family", kw_only=True):
-    """A RoBERTa encoder with a classifier, trained from scratch: byte-level BPE, no segment ids (arXiv 1907.11692).
+    """A RoBERTa encoder with a classifier: byte-level BPE, no segment ids (arXiv 1907.11692).
 
     Attributes:
         size: As `Bert.size`.
@@ -124,6 +145,9 @@ class Roberta(Spec, frozen=True, tag="roberta", tag_field="family", kw_only=True
         dropout_frac: As `Bert.dropout_frac`.
         layers: As `Bert.layers`.
         hidden: As `Bert.hidden`.
+        head_width: As `Bert.head_width`.
+        start: As `Bert.start`; the tokens from ``tokenizer.json``.
+        start_sha256: As `Bert.start_sha256`.
     """
 
     size: Size = "tiny"
@@ -131,13 +155,37 @@ class Roberta(Spec, frozen=True, tag="roberta", tag_field="family", kw_only=True
     max_length: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
     dropout_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
     layers: Positive | None = None
-    hidden: Heads | None = None
+    hidden: Positive | None = None
+    head_width: Positive | None = None
+    start: str | None = None
+    start_sha256: Sha256 | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Layers and width."""
         layers, hidden = _SIZES[self.size]
         return self.layers or layers, self.hidden or hidden
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer.
+
+        Raises:
+            SpecError: The width is no multiple of theirs.
+        """
+        return _heads(self.shape[1], self.head_width)
+
+
+def _heads(hidden: int, head_width: int | None) -> int:
+    heads, rest = divmod(hidden, head_width or _HEAD_WIDTH)
+    if rest or not heads:
+        raise SpecError(
+            f"the width of a text subject must be a multiple of its heads', {head_width or _HEAD_WIDTH}",
+            got=hidden,
+            where="task.subject.hidden",
+            fix="Take a multiple, or name another head_width",
+        )
+    return heads
 
 
 Subject = ResNet | ResNeXt | FullSize | Bert | Roberta

@@ -1,15 +1,17 @@
-"""Tokenisers learnt from a task's own train split. Torch-free."""
+"""Tokenisers learnt from a task's own train split, or made of a list of word pieces. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tierwise._errors import InputError, UnavailableError
+from tierwise._errors import InputError, SpecError, UnavailableError
 from tierwise.tasks._spec import Bert, Roberta
 from tierwise.tasks._task import Item
 
-__all__ = ["train_tokenizer"]
+__all__ = ["train_tokenizer", "word_piece_tokenizer"]
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def train_tokenizer(subject: Bert | Roberta, items: Sequence[Item]) -> bytes:
@@ -29,17 +31,49 @@ def train_tokenizer(subject: Bert | Roberta, items: Sequence[Item]) -> bytes:
         UnavailableError: The ``tokenizers`` library is not installed.
         InputError: An item is not text.
     """
+    tokenizers = _library()
+    # Sorted, because ties between equally frequent pieces are broken by the order in which they are met.
+    texts = sorted(_texts(items))
+    tokenizer = (
+        _word_pieces(tokenizers, subject, texts) if isinstance(subject, Bert) else _pairs(tokenizers, subject, texts)
+    )
+    return _to_json(tokenizer)
+
+
+def word_piece_tokenizer(pieces: Sequence[str], *, lowercase: bool) -> bytes:
+    """The BERT tokeniser of given word pieces.
+
+    Args:
+        pieces: In the order of their ids; an empty last line is none.
+        lowercase: Whether it reads lower case only, without accents.
+
+    Returns:
+        As `train_tokenizer`.
+
+    Raises:
+        UnavailableError: The ``tokenizers`` library is not installed.
+        SpecError: A special token is missing.
+    """
+    tokenizers = _library()
+    vocabulary = {piece.rstrip("\r"): index for index, piece in enumerate(pieces) if piece.rstrip("\r")}
+    missing = [token for token in _SPECIAL if token not in vocabulary]
+    if missing:
+        raise SpecError(f"the word pieces must hold {', '.join(_SPECIAL)}", got=f"no {missing[0]}", where="vocab.txt")
+    normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+    return _to_json(_word_piece(tokenizers, vocabulary, normalizer))
+
+
+def _library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
         raise UnavailableError(
             "a text task needs the tokenizers library", fix="Install it with: pip install 'tierwise[train]'"
         ) from error
-    # Sorted, because ties between equally frequent pieces are broken by the order in which they are met.
-    texts = sorted(_texts(items))
-    tokenizer = (
-        _word_pieces(tokenizers, subject, texts) if isinstance(subject, Bert) else _pairs(tokenizers, subject, texts)
-    )
+    return tokenizers
+
+
+def _to_json(tokenizer: Any) -> bytes:
     content: str = tokenizer.to_str(pretty=False)
     return content.encode()
 
@@ -54,31 +88,34 @@ def _texts(items: Sequence[Item]) -> Iterator[str]:
 
 
 def _word_pieces(tokenizers: Any, subject: Bert, texts: list[str]) -> Any:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = tokenizers.decoders.WordPiece()
     # The trainer numbers inner letters in the order of a randomly seeded hash map, and ids break ties. Announced as
     # special tokens, they get fixed numbers; the tokenizer is then made anew with the true special tokens alone.
     letters = sorted({letter for text in texts for letter in tokenizer.normalizer.normalize_str(text)} - set(" "))
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=subject.vocabulary,
-        special_tokens=special + [f"##{letter}" for letter in letters],
+        special_tokens=[*_SPECIAL, *(f"##{letter}" for letter in letters)],
         initial_alphabet=letters,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    learnt = tokenizers.Tokenizer(tokenizers.models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
-    learnt.normalizer, learnt.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
-    learnt.decoder = tokenizer.decoder
-    learnt.add_special_tokens(special)
-    learnt.post_processor = tokenizers.processors.TemplateProcessing(
+    return _word_piece(tokenizers, tokenizer.get_vocab(), tokenizer.normalizer)
+
+
+def _word_piece(tokenizers: Any, vocabulary: dict[str, int], normalizer: Any) -> Any:
+    """The tokeniser of a vocabulary, ``[CLS] a [SEP] b [SEP]``."""
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizer, tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.decoder = tokenizers.decoders.WordPiece()
+    made.add_special_tokens(list(_SPECIAL))
+    made.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")],
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
-    return learnt
+    return made
 
 
 def _pairs(tokenizers: Any, subject: Roberta, texts: list[str]) -> Any:

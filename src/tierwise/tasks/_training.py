@@ -18,8 +18,10 @@ import torch
 from torch import nn
 
 from tierwise._seeds import stream, stream_seed
+from tierwise.artifact import InputEncoding, TextInput
 from tierwise.measure import Progress
 from tierwise.tasks._checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint, save_weights
+from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
 from tierwise.tasks._spec import Training
 from tierwise.tasks._task import Split, Task, score
 
@@ -28,7 +30,9 @@ __all__ = ["Objective", "bfloat16_is_fast", "cross_entropy", "forward", "run_tra
 _KEEP_BYTES = 1 << 30
 """A split whose tensors fit into this is preprocessed once; a larger one batch by batch."""
 
-_EVALUATION_BATCH = 500
+_EVALUATION_BATCH, _EVALUATION_ROWS = 500, 64
+"""Pictures, and rows of text, whose attention takes a matrix per head and row, that are judged at once."""
+
 _WARM_UP_FRAC = 0.05
 _SAFE_CHANNELS = 16
 
@@ -189,6 +193,7 @@ class _Run:
         self._bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_is_fast())
         self._feed = _Feed(task, task.splits["train"])
         self._check = _Feed(task, task.splits["validation"])
+        self._mask = _padding_mask(pair.model, task.encoding)
         self._epoch_steps = math.ceil(len(self._feed) / spec.batch)
 
     def to_the_end(
@@ -253,6 +258,7 @@ class _Run:
         for step in range(self._epoch_steps):
             chosen = order[step * spec.batch : (step + 1) * spec.batch]
             batch, labels = self._feed.batch(chosen)
+            batch = _without_padding(batch, self._mask)
             if len(labels) == 1 and self._epoch_steps > 1:
                 advance(1)  # a batch norm cannot learn from one item
                 continue
@@ -272,10 +278,12 @@ class _Run:
         self._module.eval()
         answers = []
         with torch.inference_mode():
-            for start in range(0, len(self._check), _EVALUATION_BATCH):
-                indices = np.arange(start, min(start + _EVALUATION_BATCH, len(self._check)))
+            size = _EVALUATION_ROWS if isinstance(self._task.encoding, TextInput) else _EVALUATION_BATCH
+            for start in range(0, len(self._check), size):
+                indices = np.arange(start, min(start + size, len(self._check)))
                 # In float32, as the model will be deployed.
-                answers.append(forward(self._module.model, self._check.batch(indices)[0]).float().numpy())
+                batch = _without_padding(self._check.batch(indices)[0], self._mask)
+                answers.append(forward(self._module.model, batch).float().numpy())
         return score(self._task.metric, np.concatenate(answers), self._task.splits["validation"].labels)
 
 
@@ -302,6 +310,24 @@ class _Feed:
     def _make(self, indices: npt.NDArray[np.int64]) -> Batch:
         arrays = self._task.tensors([self._split.items[int(i)] for i in indices])
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _padding_mask(model: nn.Module, encoding: InputEncoding) -> str | None:
+    """The input that marks padding, where ``model`` takes rows of any length; None where it may not.
+
+    The text subjects do, and what is padded changes nothing of their answers; so training leaves out the padding that
+    all rows of a batch have. A model of somebody else may be made for one length.
+    """
+    if isinstance(model, (BertClassifier, RobertaClassifier)) and isinstance(encoding, TextInput):
+        return encoding.mask
+    return None
+
+
+def _without_padding(batch: Batch, mask: str | None) -> Batch:
+    if mask is None:
+        return batch
+    length = max(1, int(batch[mask].sum(1).max()))
+    return {name: tensor[:, :length] for name, tensor in batch.items()}
 
 
 def _optimiser(module: nn.Module, spec: Training) -> torch.optim.Optimizer:

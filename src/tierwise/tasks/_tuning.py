@@ -13,6 +13,7 @@ from tierwise._errors import InputError, SpecError
 from tierwise.artifact import ImageInput, InputEncoding
 from tierwise.measure import Progress, usable_cpus
 from tierwise.tasks._spec import Bert, Roberta, Subject, Training
+from tierwise.tasks._start import open_start, started
 from tierwise.tasks._task import Task
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def build_student(task: Task, subject: Subject) -> nn.Module:
 
     Raises:
         InputError: A text subject for pictures or the reverse, or one that reads other tokens than the task makes.
-        SpecError: A shape that the family does not have.
+        SpecError: A shape that the family does not have, or a start that cannot be used.
     """
     from tierwise.tasks._subject import build_subject
 
@@ -142,6 +143,7 @@ def build_student(task: Task, subject: Subject) -> nn.Module:
                 got=type(subject).__name__,
                 where=f"task {task.name!r}",
             )
+        subject = started(subject)
         for key in ("vocabulary", "max_length"):
             if getattr(subject, key) != getattr(own, key):
                 raise SpecError(
@@ -149,5 +151,23 @@ def build_student(task: Task, subject: Subject) -> nn.Module:
                     got=getattr(subject, key),
                     where=f"task {task.name!r}",
                 )
+        if subject.start is not None:
+            _check_tokens(task, subject.start)
     channels = task.encoding.channels if isinstance(task.encoding, ImageInput) else 3
     return build_subject(subject, classes=len(task.labels), channels=channels)
+
+
+def _check_tokens(task: Task, start: str) -> None:
+    """A student's own start must number its tokens as the task does."""
+    import tokenizers
+
+    own, other = (
+        tokenizers.Tokenizer.from_str(content.decode()).get_vocab()
+        for content in (task.files["tokenizer.json"], open_start(start).tokenizer())
+    )
+    if own != other:
+        raise SpecError(
+            "the start of a text student must have the tokens of the task",
+            got=f"{len(other)} tokens, {len(set(own.items()) ^ set(other.items()))} differences",
+            where=f"task {task.name!r}, start {start!r}",
+        )

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from tierwise._errors import ChainError, InputError, SpecError
 from tierwise.measure import Silent
 from tierwise.operators import Context, Distill, Work, apply, build, parse_chain, resolve
 from tierwise.operators._distillation import Distillation, matching_layers
+from tierwise.operators._inheritance import inherit
 from tierwise.operators._students import derive, tuning
 from tierwise.tasks import Bert, FullSize, ResNet, ResNeXt, Roberta, Training, build_student
 from tierwise.testing import check_operator
@@ -166,3 +170,81 @@ def test_after_pruning_the_pruned_model_is_the_student(digits, built):
 def test_distilling_twice_is_refused():
     with pytest.raises(ChainError, match=r"not repeat an operator.*nearest legal chain is 'distill\+prune'"):
         parse_chain("distill+prune+distill")
+
+
+def numbered(task, subject):
+    """A module of ``subject`` in which every tensor tells where it comes from."""
+    module = build_student(task, subject)
+    for i, tensor in enumerate(module.state_dict().values()):
+        tensor.fill_(i)
+    return module
+
+
+@pytest.mark.parametrize(("layers", "taken"), [(6, (0, 2, 4, 7, 9, 11)), (3, (0, 6, 11)), (1, (0,))])
+def test_a_student_starts_from_evenly_spaced_layers(text_task, layers, taken):
+    own = Bert(vocabulary=300, max_length=16, layers=12, hidden=64)
+    task = dataclasses.replace(text_task, subject=own)
+    teacher = numbered(task, own)
+    student = build_student(task, derive(own, layers / 12, 1.0))
+    found = inherit(teacher, student)
+    assert found is not None
+    assert found.kept == (("encoder.encoder.layer", taken, 12),)
+    given = teacher.state_dict()
+    for name, tensor in student.state_dict().items():
+        match = re.match(r"encoder\.encoder\.layer\.(\d+)(.*)", name)
+        source = name if match is None else f"encoder.encoder.layer.{taken[int(match[1])]}{match[2]}"
+        assert torch.equal(tensor, given[source]), name
+    if layers == 3:
+        assert found.words == "3 of 12 (the 1., 7., 12.)"
+
+
+def test_stages_of_a_residual_network_keep_their_first_blocks(digits):
+    teacher, student = (build_student(digits, ResNet(depth=depth, width=8)) for depth in (32, 14))
+    found = inherit(teacher, student)
+    assert found is not None
+    # Five blocks a stage become two: in the first stage all blocks are alike, in the others the first is of its own.
+    assert found.kept == (("blocks", (0, 4, 5, 6, 10, 11), 15),)
+    for name, tensor in student.blocks[2].state_dict().items():
+        assert torch.equal(tensor, teacher.blocks[5].state_dict()[name])
+
+
+def test_what_does_not_fit_is_left_as_it_is(digits, tmp_path):
+    teacher, narrow, same = (build_student(digits, ResNet(depth=d, width=w)) for d, w in ((14, 8), (8, 4), (14, 8)))
+    before = copy.deepcopy(narrow.state_dict())
+    assert inherit(teacher, narrow) is None
+    assert inherit(teacher, same) is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in narrow.state_dict().items())
+    with pytest.raises(InputError, match=r"its teacher with fewer layers .* Derive it with depth_frac below 1"):
+        build(digits, (Distill(student=ResNet(depth=8, width=8), start="teacher", training=SHORT),), tmp_path)
+    for wrong in (Distill(student="given", start="random", training=SHORT), Distill(start="own", training=SHORT)):
+        with pytest.raises(SpecError, match="has its own weights, and no other has"):
+            build(digits, (wrong,), tmp_path)
+
+
+def test_a_start_on_auto_is_resolved_by_what_the_student_is(digits, text_task):
+    def start(task, **options):
+        work = Work(task=task, model=onnx.ModelProto(), module=None)
+        return resolve(Distill(training=SHORT, **options), work, Context(folder=Path())).start
+
+    assert start(digits) == "random"
+    assert start(digits, student=ResNet(depth=8, width=8)) == "random"
+    assert start(digits, student="given") == "own"
+    deep = dataclasses.replace(digits, subject=ResNet(depth=20, width=8))
+    assert start(deep, student=ResNet(depth=8, width=8)) == "teacher"
+    assert start(deep, depth_frac=0.5, width_frac=1) == "teacher"
+    encoder = dataclasses.replace(text_task, subject=Bert(size="mini", vocabulary=300, max_length=16))
+    assert start(encoder, depth_frac=0.5, width_frac=1) == "teacher"
+    assert start(encoder, depth_frac=0.5, width_frac=0.5) == "random"
+    assert start(encoder, depth_frac=0.5, width_frac=1, start="random") == "random"
+
+
+def test_a_start_from_the_teacher_is_noted(digits, built):
+    deep = dataclasses.replace(digits, subject=ResNet(depth=14, width=16), fingerprint="deep")
+    module = build_student(deep, deep.subject)
+    deep = dataclasses.replace(deep, model=lambda progress: module.eval())
+    kept, fresh = (
+        build(deep, (Distill(depth_frac=0.5, width_frac=1, start=start, training=SHORT),), built)
+        for start in ("auto", "random")
+    )
+    assert "that starts from its layers, 3 of 6 (the 1., 3., 5.)," in kept.manifest.provenance.notes[0]
+    assert "starts from" not in fresh.manifest.provenance.notes[0]
