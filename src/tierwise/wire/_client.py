@@ -10,10 +10,20 @@ from typing import Any, Final, final
 
 import grpc
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import BytesValue
 
 from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import TensorSpec
-from tierwise.wire._messages import METHODS, Framed, Parameter, decode_response, infer_request, read_parameters
+from tierwise.wire._messages import (
+    METHODS,
+    METRICS_PATH,
+    Framed,
+    Parameter,
+    decode_response,
+    infer_request,
+    read_parameters,
+)
 from tierwise.wire._push import Push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 
@@ -168,6 +178,7 @@ class InferenceClient:
             name: self._channel.unary_unary(path)  # bytes on both sides: encoding is timed here, not inside gRPC
             for name, (path, _, _) in METHODS.items()
         }
+        self._calls["Metrics"] = self._channel.unary_unary(METRICS_PATH)
 
     def __enter__(self) -> InferenceClient:
         return self
@@ -269,6 +280,14 @@ class InferenceClient:
             raise self._broken(error, model) from error
         parameters = read_parameters(exchange.response.message.parameters)
         return Inference(tensors, parameters, exchange.sent_bytes, exchange.received_bytes)
+
+    def metrics(self, timeout_s: float | None = None) -> str:
+        """What the node counts and times, in Prometheus' text format; an extension of Tierwise's nodes."""
+        try:
+            text: str = BytesValue.FromString(self._call("Metrics", b"", None, timeout_s)).value.decode()
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise RemoteError(f"the node must answer Metrics with text ({error})", where=self.address) from error
+        return text
 
     def exchange(self, request: Framed, timeout_s: float | None = None) -> Exchange:
         """Send a request as a message and give back the answer as a message, with times and sizes."""

@@ -16,6 +16,7 @@ from tierwise.wire._tensors import InferTensor, from_message, from_typed, to_mes
 
 __all__ = [
     "METHODS",
+    "METRICS_PATH",
     "Framed",
     "Parameter",
     "decode_request",
@@ -42,6 +43,11 @@ METHODS: dict[str, tuple[str, Any, Any]] = {
     for method in SERVICE.methods
 }
 """Name of each method to its path, request class and response class."""
+
+METRICS_PATH = "/tierwise.Observation/Metrics"
+"""Tierwise's own method: nothing in, a ``google.protobuf.BytesValue`` of Prometheus' text out.
+
+Beside the HTTP route of the same text, so that whoever can reach a node at all can see how it does."""
 
 
 def write_parameters(target: Any, parameters: Mapping[str, Parameter]) -> None:
