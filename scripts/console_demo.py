@@ -135,7 +135,11 @@ def _console(bed: Testbed, folder: Path) -> Iterator[str]:
     """A console of the testbed's nodes, as a process; yields its address."""
     tiers = [{"address": bed.control[tier.name], **msgspec.to_builtins(tier)} for tier in bed.topology.tiers]
     tiers = [{**tier, "address": bed.control[tier["name"]]} for tier in tiers]
-    told = {"name": f"digits over {bed.topology.name}", "tiers": tiers, "links": msgspec.to_builtins(bed.topology.links)}
+    told = {
+        "name": f"digits over {bed.topology.name}",
+        "tiers": tiers,
+        "links": msgspec.to_builtins(bed.topology.links),
+    }
     path = folder / "watched.toml"
     path.write_bytes(msgspec.toml.encode(_without_none(told)))
     command = [sys.executable, "-m", "tierwise", "console", "--topology", str(path), "--listen", "127.0.0.1:0"]

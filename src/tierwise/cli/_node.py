@@ -50,6 +50,32 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Folder for received artifacts [default: temporary]."
 )
+@click.option("--metrics", metavar="HOST:PORT", help="Answer /metrics there over HTTP (Prometheus).")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    show_default=True,
+    help="One event a line on stderr; auto: text on a terminal.",
+)
+@click.option(
+    "--log-requests",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the answered requests to log one by one.",
+)
+@click.option("--traces", metavar="URL", help="OTLP/gRPC receiver of traces (needs tierwise[otel]).")
+@click.option(
+    "--trace-requests",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the requests that start a trace here; those within one are recorded as it says.",
+)
 def command(
     listen: tuple[str, ...],
     tier: str,
@@ -57,14 +83,29 @@ def command(
     threads: int | None,
     pace: float,
     repository: Path | None,
+    metrics: str | None,
+    log_level: str,
+    log_format: str,
+    log_requests: float,
+    traces: str | None,
+    trace_requests: float,
 ) -> None:
     """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2 over gRPC.
 
     Models arrive through the protocol's repository extension and are verified before they are served. Stop it with
     Ctrl-C or SIGTERM.
     """
-    from tierwise.runtime import NodeSpec, serve
+    from tierwise._config import convert
+    from tierwise.runtime import NodeSpec, ObservabilitySpec, serve
 
+    told = {
+        "log_level": log_level,
+        "log_format": log_format,
+        "request_log_frac": log_requests,
+        "trace_endpoint": traces,
+        "trace_frac": trace_requests,
+        "metrics_listen": metrics,
+    }
     serve(
         NodeSpec(
             listen=listen,
@@ -73,5 +114,6 @@ def command(
             threads=threads,
             pace_frac=pace,
             repository=None if repository is None else str(repository),
+            observability=convert(told, ObservabilitySpec, where="tierwise node"),
         )
     )

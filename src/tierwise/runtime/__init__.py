@@ -1,27 +1,40 @@
 """Runs artifacts: executor, node (the server on a tier), deployment to nodes, and the client's pipeline. Torch-free."""
 
+from tierwise.runtime._client_metrics import ClientMetrics
 from tierwise.runtime._deploy import deploy, undeploy
 from tierwise.runtime._executor import Executor, default_threads
+from tierwise.runtime._metrics import NodeMetrics
+from tierwise.runtime._metrics_routes import metrics_routes
+from tierwise.runtime._metrics_server import metrics_server
+from tierwise.runtime._observability import ObservabilitySpec
 from tierwise.runtime._pipeline import CLIENT, Pipeline, PipelineSUT
 from tierwise.runtime._probe import PROBE
 from tierwise.runtime._rollout import NodeSurvey, Rollout, is_serving, roll_out, survey, withdraw
 from tierwise.runtime._serve import serve
 from tierwise.runtime._spec import NodeSpec, Placed, Share
+from tierwise.runtime._tracing import Tracing, open_tracing
 
 __all__ = [
     "CLIENT",
     "PROBE",
+    "ClientMetrics",
     "Executor",
+    "NodeMetrics",
     "NodeSpec",
     "NodeSurvey",
+    "ObservabilitySpec",
     "Pipeline",
     "PipelineSUT",
     "Placed",
     "Rollout",
     "Share",
+    "Tracing",
     "default_threads",
     "deploy",
     "is_serving",
+    "metrics_routes",
+    "metrics_server",
+    "open_tracing",
     "roll_out",
     "serve",
     "survey",

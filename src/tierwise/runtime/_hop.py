@@ -51,12 +51,14 @@ class Account:
         bytes_up: Message bytes sent upwards over all hops from here on.
         bytes_down: Message bytes that came down over them.
         exit_frac: Share of the request's items that left at an exit; None where the model has none.
+        way_ns: Time of the hop to the first of them, both ways together; None where it gives no account.
     """
 
     path: tuple[str, ...]
     bytes_up: int = 0
     bytes_down: int = 0
     exit_frac: float | None = None
+    way_ns: int | None = None
 
 
 def to_parameters(
@@ -102,6 +104,7 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *
             bytes_up=int(told["tierwise.bytes_up"]),
             bytes_down=int(told["tierwise.bytes_down"]),
             exit_frac=float(told["tierwise.exit"]) if "tierwise.exit" in told else None,
+            way_ns=max(outside_ns - (answered_ns - received_ns), 0),
         )
     except (KeyError, ValueError, msgspec.DecodeError):
         # Another implementation of the protocol: all that is known is how long it took, link and all.

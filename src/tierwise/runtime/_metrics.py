@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -38,13 +38,12 @@ class NodeMetrics:
 
     Args:
         tier: The node's tier.
-        under_way: Says how many requests the node holds now.
 
     Attributes:
         registry: What a collector of another make may be added to.
     """
 
-    def __init__(self, tier: str, under_way: Callable[[], int] | None = None) -> None:
+    def __init__(self, tier: str) -> None:
         self.tier = tier
         self.registry = CollectorRegistry()
         self._vectors = vectors = _Vectors(self.registry)
@@ -54,10 +53,10 @@ class NodeMetrics:
         self._links: dict[str, _LinkMeters] = {}
         self._clients = _LinkMeters(vectors, tier, CLIENTS)
         self._loaded = vectors.models_loaded.labels(tier)
+        self._under_way = vectors.under_way.labels(tier)
+        self._served: set[tuple[str, str]] = set()
         self._refusals: dict[str, Counter] = {}
         vectors.node.labels(tier, __version__).set(1)
-        if under_way is not None:
-            vectors.under_way.labels(tier).set_function(under_way)
         ProcessCollector(registry=self.registry)
 
     def loaded(self, model: str, version: str) -> None:
@@ -65,15 +64,25 @@ class NodeMetrics:
         with self._mutex:
             if (model, version) not in self._models and len(self._models) < _MOST_MODELS:
                 self._models[model, version] = _ModelMeters(self._vectors, self.tier, model, version)
-            self._loaded.inc()
+            self._served.add((model, version))
+            self._loaded.set(len(self._served))
 
     def unloaded(self, model: str, version: str) -> None:
         """A model is served no longer; its series end."""
         with self._mutex:
             meters = self._models.pop((model, version), None)
-            self._loaded.dec()
+            self._served.discard((model, version))
+            self._loaded.set(len(self._served))
         if meters is not None:
             meters.forget()
+
+    def begun(self) -> None:
+        """A request was let in; `ended` follows."""
+        self._under_way.inc()
+
+    def ended(self) -> None:
+        """A request that was let in is over."""
+        self._under_way.dec()
 
     def answered(
         self,
@@ -81,6 +90,7 @@ class NodeMetrics:
         version: str,
         request_s: float,
         stages: Iterable[tuple[str, str, int]],
+        batch_size: int,
         received_bytes: int,
         sent_bytes: int,
     ) -> None:
@@ -91,11 +101,14 @@ class NodeMetrics:
             version: Its version.
             request_s: From the arrival of its bytes to the departure of the answer's.
             stages: (tier, stage, nanoseconds); those of other tiers are theirs to count.
+            batch_size: Items that were computed at once, others' among them; 0 where nothing was computed here.
             received_bytes: Size of the request's message.
             sent_bytes: Size of the answer's.
         """
         meters = self._of(model, version)
         meters.request.observe(request_s)
+        if batch_size:
+            meters.batch.observe(batch_size)
         for tier, stage, ns in stages:
             if tier == self.tier:
                 meters.stage(stage, ns / 1e9)
@@ -108,17 +121,13 @@ class NodeMetrics:
             counter = self._refusals[code] = self._vectors.refusals.labels(self.tier, code)
         counter.inc()
 
-    def ran(self, model: str, version: str, requests: int) -> None:
-        """So many requests were computed at once."""
-        self._of(model, version).batch.observe(requests)
-
-    def forwarded(self, link: str, peer: str, way_s: float, sent_bytes: int, received_bytes: int) -> None:
+    def forwarded(self, link: str, peer: str, way_s: float | None, sent_bytes: int, received_bytes: int) -> None:
         """A request went over a link and its answer came back.
 
         Args:
             link: Address of the node above.
             peer: The tier it says it is.
-            way_s: Time on the way, both ways together, without what the node above did.
+            way_s: Time on the way, both ways together, without what the node above did; None where it is not known.
             sent_bytes: Size of the message sent.
             received_bytes: Size of the answer.
         """
@@ -169,7 +178,7 @@ class _Vectors:
         self.stage = histogram(
             "stage_seconds", "Time of this tier's stages of answered requests.", _SECONDS, *of_model, "stage"
         )
-        self.batch = histogram("batch_requests", "Requests computed at once.", _SIZES, *of_model)
+        self.batch = histogram("batch_items", "Items computed at once, by answered request.", _SIZES, *of_model)
         self.under_way = gauge("requests_under_way", "Requests this node holds now, waiting or computing.")
         self.refusals = counter("refusals", "Requests that were refused or failed.", "code")
         self.models_loaded = gauge("models_loaded", "Models served, the built-in one included.")
@@ -227,7 +236,7 @@ class _LinkMeters:
         self._sent.inc(sent_bytes)
         self._received.inc(received_bytes)
 
-    def saw(self, peer: str, way_s: float, sent_bytes: int, received_bytes: int) -> None:
+    def saw(self, peer: str, way_s: float | None, sent_bytes: int, received_bytes: int) -> None:
         self.moved(sent_bytes, received_bytes)
         if self._lately is None:
             # The links that are asked only, not that to the clients, have these.
@@ -251,9 +260,10 @@ class _LatelyMeters:
         self._meter = LinkMeter()
         self._peer: str | None = None
 
-    def saw(self, peer: str, way_s: float, moved_bytes: int) -> None:
+    def saw(self, peer: str, way_s: float | None, moved_bytes: int) -> None:
         with self._mutex:
-            self._meter.saw(way_s, moved_bytes)
+            if way_s is not None:
+                self._meter.saw(way_s, moved_bytes)
             round_trip_s, goodput = self._meter.round_trip_s, self._meter.goodput_bytes_per_s
             if peer != self._peer:
                 # The name comes from another node: one at a time, so that it cannot make series without end.
@@ -263,5 +273,6 @@ class _LatelyMeters:
                 self._peers.labels(*self._labels, peer).set(1)
         self._forwards.inc()
         self._up.set(1)
-        self._round_trip.set(round_trip_s or 0.0)
-        self._goodput.set(goodput or 0.0)
+        if round_trip_s is not None and goodput is not None:
+            self._round_trip.set(round_trip_s)
+            self._goodput.set(goodput)

@@ -21,8 +21,10 @@ class ObservabilitySpec(Spec, frozen=True, kw_only=True):
             of a sampled trace is drawn by its trace id, so that all its nodes write it or none does.
         trace_endpoint: Where spans go, ``http(s)://HOST:PORT`` of an OTLP/gRPC receiver; None: none are made (the
             context of a trace is handed on all the same). Needs the extra ``otel``.
-        trace_frac: Share of the requests without a trace of their own that start one here; those that come with one
-            are recorded as the asking side says.
+        trace_frac: Share of the requests without a trace of their own that start one here; those that come with one are
+            recorded as the asking side says.
+        metrics_listen: ``host:port`` where ``/metrics`` is answered over HTTP beside the node's own addresses, to
+            whoever reaches it; None: nowhere of its own.
     """
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -30,3 +32,4 @@ class ObservabilitySpec(Spec, frozen=True, kw_only=True):
     request_log_frac: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     trace_endpoint: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+$")] | None = None
     trace_frac: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    metrics_listen: Annotated[str, msgspec.Meta(pattern=r"^.+:\d{1,5}$")] | None = None

@@ -13,8 +13,9 @@ from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import PAYLOAD_INPUT, InputEncoding, to_payload
 from tierwise.measure import Reply, StageTime
 from tierwise.runtime._hop import count_hop
+from tierwise.runtime._tracing import Tracing
 from tierwise.runtime._visit import Timeline
-from tierwise.wire import InferenceClient, infer_request
+from tierwise.wire import TRACEPARENT, Exchange, Framed, InferenceClient, infer_request, status_of
 
 __all__ = ["CLIENT", "Pipeline", "PipelineSUT"]
 
@@ -31,10 +32,19 @@ class Pipeline:
         model: Name it serves the model under.
         encoding: The artifact's input encoding.
         timeout_s: How long an answer may take.
+        tracing: Makes a span for every request, within the application's current one, and hands its context to the
+            nodes; None: no traces.
     """
 
-    def __init__(self, address: str, model: str, encoding: InputEncoding, timeout_s: float = 30.0) -> None:
-        self.address, self.model, self._encoding = address, model, encoding
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        encoding: InputEncoding,
+        timeout_s: float = 30.0,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self.address, self.model, self._encoding, self._tracing = address, model, encoding, tracing
         self._client = InferenceClient(address, timeout_s)
 
     def __enter__(self) -> Pipeline:
@@ -68,7 +78,7 @@ class Pipeline:
         request = infer_request(self.model, tensors)
         timeline = Timeline()
         timeline.add(CLIENT, "encode", time.monotonic_ns() - started_ns)
-        exchange = self._client.exchange(request)
+        exchange = self._exchange(request)
         account = count_hop(exchange, CLIENT, self.address, timeline, over_link=False)
         started_ns = time.monotonic_ns()
         try:
@@ -84,6 +94,19 @@ class Pipeline:
             path=account.path,
             exit_frac=account.exit_frac,
         )
+
+    def _exchange(self, request: Framed) -> Exchange:
+        """The request's span is the time it spends beyond this side: what the application does itself is its own."""
+        if self._tracing is None:
+            return self._client.exchange(request)
+        trace = self._tracing.asking("tierwise.ask", {"tierwise.model": self.model, "tierwise.node": self.address})
+        try:
+            exchange = self._client.exchange(request, headers={TRACEPARENT: trace.context.header()})
+        except RemoteError as error:
+            trace.end(status_of(error).name)
+            raise
+        trace.end()
+        return exchange
 
 
 @final

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from tierwise._config import Spec
+from tierwise.runtime._observability import ObservabilitySpec
 
 __all__ = ["NodeSpec", "Placed", "Share"]
 
@@ -63,6 +64,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
         repository: Folder for received artifacts, kept when the node ends; None: a temporary one.
         max_message_bytes: Largest request for inference.
         max_waiting: Requests that may be under way at once; more are refused.
+        observability: What the node tells about itself.
     """
 
     listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -73,3 +75,4 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     repository: str | None = None
     max_message_bytes: Annotated[int, msgspec.Meta(gt=0)] = 64 << 20
     max_waiting: Annotated[int, msgspec.Meta(gt=0)] = 256
+    observability: ObservabilitySpec = ObservabilitySpec()

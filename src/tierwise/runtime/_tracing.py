@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, final
 
 from tierwise import __version__
@@ -13,6 +12,8 @@ from tierwise.runtime._observability import ObservabilitySpec
 from tierwise.wire import TraceContext
 
 __all__ = ["RequestTrace", "Tracing", "open_tracing"]
+
+Attributes = Mapping[str, str | int | float]
 
 _INSTALL: Final = 'Install it with: pip install "tierwise[otel]"'
 
@@ -38,18 +39,17 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("tierwise", __version__)
 
-    @contextmanager
-    def asking(self, name: str, attributes: dict[str, str | int | float]) -> Iterator[RequestTrace]:
-        """The application's side of a request: a span within the one that is current, else the first of a trace."""
-        started_ns = time.monotonic_ns()
-        span = self._tracer.start_span(name, kind=self._trace.SpanKind.CLIENT, attributes=attributes)
-        with self._ended(span, started_ns) as request:
-            yield request
+    def asking(self, name: str, attributes: Attributes) -> RequestTrace:
+        """The application's side of a request: a span within the one that is current, else the first of a trace.
 
-    @contextmanager
-    def serving(
-        self, name: str, parent: TraceContext | None, started_ns: int, attributes: dict[str, str | int | float]
-    ) -> Iterator[RequestTrace]:
+        Args:
+            name: The span's.
+            attributes: What is known of it.
+        """
+        span = self._tracer.start_span(name, kind=self._trace.SpanKind.CLIENT, attributes=attributes)
+        return RequestTrace(self._trace, self._tracer, span)
+
+    def serving(self, name: str, parent: TraceContext | None, started_ns: int, attributes: Attributes) -> RequestTrace:
         """A node's side of a request: a span within ``parent``, else (where the sampler draws it) the first of a trace.
 
         Args:
@@ -67,27 +67,14 @@ class Tracing:
                 trace_flags=self._trace.TraceFlags(int(parent.sampled)),
             )
             context = self._trace.set_span_in_context(self._trace.NonRecordingSpan(asked), context)
-        epoch_ns = time.time_ns() - time.monotonic_ns()
         span = self._tracer.start_span(
             name,
             context,
             kind=self._trace.SpanKind.SERVER,
             attributes=attributes,
-            start_time=started_ns + epoch_ns,
+            start_time=started_ns + _epoch_ns(),
         )
-        with self._ended(span, started_ns) as request:
-            yield request
-
-    @contextmanager
-    def _ended(self, span: Any, started_ns: int) -> Iterator[RequestTrace]:
-        try:
-            yield RequestTrace(self._trace, self._tracer, span)
-        except BaseException as error:
-            # The kind of the error and no more: its message may hold what a client sent.
-            span.set_status(self._trace.StatusCode.ERROR, type(error).__name__)
-            raise
-        finally:
-            span.end()
+        return RequestTrace(self._trace, self._tracer, span)
 
     def close(self) -> None:
         """Send what has not been sent yet; for a provider that `open_tracing` made."""
@@ -96,7 +83,7 @@ class Tracing:
 
 @final
 class RequestTrace:
-    """The span of one request on one side, and those within it. Made by `Tracing` only.
+    """The span of one request on one side, and those within it; for one thread at a time. Made by `Tracing` only.
 
     Attributes:
         context: Where what this side asks others for belongs.
@@ -106,33 +93,50 @@ class RequestTrace:
     def __init__(self, trace: Any, tracer: Any, span: Any) -> None:
         self._trace, self._tracer, self._span = trace, tracer, span
         self._within = trace.set_span_in_context(span)
-        self._epoch_ns = time.time_ns() - time.monotonic_ns()
+        self._forward: Any = None
         self.recording = bool(span.is_recording())
         self.context = _context(span)
 
-    def stage(self, stage: str, started_ns: int, ended_ns: int) -> None:
-        """A span for a stage that has ended; times on the host's monotonic clock."""
-        if self.recording:
-            span = self._tracer.start_span(stage, self._within, start_time=started_ns + self._epoch_ns)
-            span.end(ended_ns + self._epoch_ns)
+    def stages(self, marks: Iterable[tuple[str, int, int]]) -> None:
+        """Spans for stages that have ended: (stage, began, ended) on the host's monotonic clock."""
+        if not self.recording:
+            return
+        epoch_ns = _epoch_ns()
+        for stage, began_ns, ended_ns in marks:
+            self._tracer.start_span(stage, self._within, start_time=began_ns + epoch_ns).end(ended_ns + epoch_ns)
 
     def note(self, name: str, value: str | int | float) -> None:
         """Something that is known of the request only later."""
         self._span.set_attribute(name, value)
 
-    @contextmanager
-    def forward(self, link: str) -> Iterator[TraceContext]:
-        """The block asks another node; the context is what to hand it."""
-        span = self._tracer.start_span(
-            "forward", self._within, kind=self._trace.SpanKind.CLIENT, attributes={"tierwise.link": link}
-        )
-        try:
-            yield _context(span)
-        except BaseException as error:
-            span.set_status(self._trace.StatusCode.ERROR, type(error).__name__)
-            raise
-        finally:
-            span.end()
+    def forward(self) -> TraceContext:
+        """Another node is asked from now on; the context is what to hand it."""
+        self._forward = self._tracer.start_span("forward", self._within, kind=self._trace.SpanKind.CLIENT)
+        return _context(self._forward)
+
+    def forwarded(self, link: str, failure: str | None = None) -> None:
+        """It has answered, or not (``failure`` says how)."""
+        if self._forward is not None:
+            self._forward.set_attribute("tierwise.link", link)
+            if failure is not None:
+                self._forward.set_status(self._trace.StatusCode.ERROR, failure)
+            self._forward.end()
+            self._forward = None
+
+    def end(self, failure: str | None = None) -> None:
+        """The request is over.
+
+        Args:
+            failure: The kind of what went wrong and no more: a message may hold what a client sent.
+        """
+        if failure is not None:
+            self._span.set_status(self._trace.StatusCode.ERROR, failure)
+        self._span.end()
+
+
+def _epoch_ns() -> int:
+    """What the monotonic clock must be moved by to tell time since 1970."""
+    return time.time_ns() - time.monotonic_ns()
 
 
 def _context(span: Any) -> TraceContext:
