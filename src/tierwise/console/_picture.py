@@ -193,7 +193,8 @@ def draw(
         name=name,
         nodes=tuple(_node(node, now_s) for node in seen),
         links=tuple(_links(seen, links, found)),
-        chains=tuple(_chain(chain, seen) for chain in found),
+        # What is busy stands on top; what is not keeps its place by name.
+        chains=tuple(sorted((_chain(chain, seen) for chain in found), key=lambda chain: not chain.active)),
         clients=tuple(clients),
     )
 

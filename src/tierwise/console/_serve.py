@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 from typing import Final
 
 import uvicorn
@@ -34,21 +36,36 @@ def serve_console(spec: ConsoleSpec) -> None:
             where=spec.listen,
             fix="Give a free HOST:PORT of this machine with --listen (port 0 picks one)",
         ) from error
-    servers: list[uvicorn.Server] = []
-    app = console_app(spec, lambda: bool(servers and servers[0].should_exit))
+    ended = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     config = uvicorn.Config(
-        app,
+        console_app(spec, ended.is_set),
         log_level="warning",
         access_log=False,
         server_header=False,
         lifespan="on",
         ws="none",
-        h11_max_incomplete_event_size=16 << 10,
         timeout_graceful_shutdown=_GRACE_S,
         limit_concurrency=100,
     )
-    servers.append(uvicorn.Server(config))
-    with listening:
-        shown = f"[{host}]" if ":" in host else host
-        print(f"tierwise console on http://{shown}:{listening.getsockname()[1]}/", flush=True)
-        servers[0].run(sockets=[listening])
+    server = uvicorn.Server(config)
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listening])
+        finally:
+            ended.set()
+
+    # Beside the main thread the server leaves signals alone, so that being told to stop is no failure.
+    thread = threading.Thread(target=run, name="console")
+    try:
+        with listening:
+            thread.start()
+            shown = f"[{host}]" if ":" in host else host
+            print(f"tierwise console on http://{shown}:{listening.getsockname()[1]}/", flush=True)
+            ended.wait()
+            server.should_exit = True
+            thread.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

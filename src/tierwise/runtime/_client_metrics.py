@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 __all__ = ["ClientMetrics"]
 
-_SECONDS: Final = tuple(round(1e-4 * 10 ** (i / 5), 7) for i in range(26))
+# Five a decade from 0.1 ms to 10 s.
+_SECONDS: Final = tuple(float(f"{1e-4 * 10 ** (i / 5):.2g}") for i in range(26))
 
 
 @final

@@ -48,7 +48,8 @@ function scaled(value, steps) {
 }
 
 const none = "\u2013";
-const seconds = (value) => (value === null ? none : scaled(value, [[1, "s"], [1e-3, "ms"], [1e-6, "\u00b5s"]]));
+// Below the first bucket nothing is known but that.
+const seconds = (value) => (value === null ? none : value < 1e-5 ? "< 10\u00a0\u00b5s" : scaled(value, [[1, "s"], [1e-3, "ms"], [1e-6, "\u00b5s"]]));
 const rate = (value) => (value === null ? none : value === 0 ? "0\u00a0bit/s" : scaled(value, [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"], [1, "bit/s"]]));
 const bytes = (value) => (value === null ? none : scaled(value, [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]]));
 const perSecond = (value) => (value === null ? none : value === 0 ? "0" : value < 0.1 ? "< 0.1" : value < 100 ? value.toFixed(1) : value.toFixed(0));
@@ -75,7 +76,7 @@ function makeNode() {
   };
   node.parts = {
     tier: make("h3"), state: make("span", "pill"), address: make("p", "address"), requests: make("span"),
-    underWay: fact("under way"), models: fact("models"), cpu: fact("CPUs busy"), memory: fact("memory"),
+    underWay: fact("under way"), models: fact("models"), cpu: fact("CPUs busy"), memory: fact("memory"), runs: fact("runs"),
   };
   const { tier, state, address, requests } = node.parts;
   const figure = make("p", "figure", requests, make("small", "", "\u00a0requests/s"));
@@ -90,7 +91,11 @@ function showNode(element, node, active) {
   mark(element, "data-active", active && node.state === "up" ? "" : null);
   say(parts.tier, node.tier);
   pill(parts.state, state, node.state === "up" ? word : `${word} for ${lasting(node.for_s)}`);
-  say(parts.address, node.reason ? `${node.address} \u2013 ${node.reason}` : `${node.address} \u2013 ${node.version}`);
+  // The end of a path says more than its beginning.
+  const address = node.address.length > 32 ? `\u2026${node.address.slice(-30)}` : node.address;
+  say(parts.address, node.reason ? `${address}: ${node.reason}` : address);
+  mark(parts.address, "title", node.address);
+  say(parts.runs, node.version || none);
   say(parts.requests, perSecond(node.requests_per_s));
   say(parts.underWay, node.under_way === null ? none : whole(node.under_way));
   say(parts.models, node.state === "down" ? none : whole(node.models));
@@ -199,7 +204,7 @@ function makeChain() {
   };
   const { name, state, label, route, bar, since, top, noStages } = chain.parts;
   bar.setAttribute("role", "img");
-  const left = make("div", "", make("div", "figures", requestsBox, p50Box, p95Box), spark, make("p", "axis small", since, top));
+  const left = make("div", "left", make("div", "figures", requestsBox, p50Box, p95Box), spark, make("p", "axis small", since, top));
   chain.append(make("div", "head", name, state, label), route, left, make("div", "", bar, noStages, table));
   return chain;
 }
@@ -262,6 +267,14 @@ function showStages(parts, chain) {
   if (stages.length && rest > 0.01 * chain.mean_s) stages.push({ tier: none, stage: "other", mean_s: rest, p50_s: null, p95_s: null });
   const known = (stage) => (STAGES.includes(stage) ? stage : "other");
   const all = sum + rest;
+  // Rows that would tell of less than a hundredth of the time are one row.
+  const listed = stages.filter((stage) => stage.mean_s >= 0.01 * all);
+  const small = stages.filter((stage) => stage.mean_s < 0.01 * all);
+  if (small.length === 1) listed.push(small[0]);
+  else if (small.length) {
+    const together = small.reduce((total, stage) => total + stage.mean_s, 0);
+    listed.push({ tier: none, stage: `${small.length} below 1\u00a0%`, mean_s: together, p50_s: null, p95_s: null });
+  }
   const key = (stage) => `${stage.tier} ${stage.stage}`;
   each(parts.bar, stages, key, () => make("i"), (element, stage) => {
     mark(element, "data-stage", known(stage.stage));
@@ -271,7 +284,7 @@ function showStages(parts, chain) {
   mark(parts.bar, "aria-label", `Mean request: ${seconds(chain.mean_s)}; the table below holds its stages`);
   parts.bar.hidden = parts.table.hidden = stages.length === 0;
   parts.noStages.hidden = stages.length > 0;
-  each(parts.rows, stages, key, () => {
+  each(parts.rows, listed, (stage) => (known(stage.stage) === stage.stage ? key(stage) : "small"), () => {
     const cells = ["td", "td", "td", "td"].map((name, i) => make(name, i ? "num" : ""));
     const head = make("th", "", make("span", "swatch"), make("span"));
     head.scope = "row";
