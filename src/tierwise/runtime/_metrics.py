@@ -20,8 +20,8 @@ CLIENTS: Final = "clients"
 OTHER: Final = "other"
 """The label of everything beyond the bounds."""
 
-# Four a decade from 10 us to 10 s: a quantile read off them is within a third of the truth.
-_SECONDS: Final = tuple(float(f"{1e-5 * 10 ** (i / 4):.2g}") for i in range(25))
+# Five a decade from 10 us to 10 s: a quantile read off them is within a quarter of the truth.
+_SECONDS: Final = tuple(float(f"{1e-5 * 10 ** (i / 5):.2g}") for i in range(31))
 _SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 # A series for each model and stage: a repository of thousands of models must not become millions of series.
 _MOST_MODELS: Final = 100

@@ -48,8 +48,9 @@ function scaled(value, steps) {
 }
 
 const none = "\u2013";
-// Below the first bucket nothing is known but that.
-const seconds = (value) => (value === null ? none : value < 1e-5 ? "< 10\u00a0\u00b5s" : scaled(value, [[1, "s"], [1e-3, "ms"], [1e-6, "\u00b5s"]]));
+const seconds = (value) => (value === null ? none : scaled(value, [[1, "s"], [1e-3, "ms"], [1e-6, "\u00b5s"]]));
+// Quantiles are read off buckets: two digits are all they have, and below the first bucket nothing is known but that.
+const quantile = (value) => (value === null ? none : value < 1e-5 ? "< 10\u00a0\u00b5s" : seconds(Number(value.toPrecision(2))).replace(/(\.\d*?)0+(?=\D)/, "$1").replace(/\.(?=\D)/, ""));
 const rate = (value) => (value === null ? none : value === 0 ? "0\u00a0bit/s" : scaled(value, [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"], [1, "bit/s"]]));
 const bytes = (value) => (value === null ? none : scaled(value, [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]]));
 const perSecond = (value) => (value === null ? none : value === 0 ? "0" : value < 0.1 ? "< 0.1" : value < 100 ? value.toFixed(1) : value.toFixed(0));
@@ -128,7 +129,7 @@ function showLink(element, link, picture) {
   const told = [];
   if (moving) told.push(`goodput ${rate(link.goodput_bps)}`);
   if (link.failures > 0) told.push(`${whole(link.failures)} failed`);
-  if (link.asked) told.push(`asked: ${rate(link.asked[0])} up, ${seconds(link.asked[2])} RTT`);
+  if (link.asked) told.push(`asked: ${rate(link.asked[0])} up, ${quantile(link.asked[2])} RTT`);
   say(parts.asked, told.join("; "));
 }
 
@@ -247,16 +248,16 @@ function showChain(element, chain, picture) {
       say(item.firstChild.children[1], there ? runs : `${runs}, not there`);
     });
   say(parts.requests, perSecond(chain.requests_per_s));
-  say(parts.p50, seconds(chain.p50_s));
-  say(parts.p95, seconds(chain.p95_s));
+  say(parts.p50, quantile(chain.p50_s));
+  say(parts.p95, quantile(chain.p95_s));
   const [p50, p95] = picture.history[chain.key] ?? [[], []];
   const largest = Math.max(0, ...p50, ...p95);
   const length = 120;
   const top = largest > 0 ? niceTop(largest) : 1;
   for (const [name, values] of [["p50", p50], ["p95", p95]]) mark(parts.lines[name], "d", line(values, length, top));
   say(parts.since, `${lasting((length - 1) * picture.every_s)} ago`);
-  say(parts.top, largest > 0 ? `0 to ${seconds(top)}` : "");
-  mark(parts.spark, "aria-label", `Median and 95th percentile of ${chain.model} over time; now ${seconds(chain.p50_s)} and ${seconds(chain.p95_s)}`);
+  say(parts.top, largest > 0 ? `0 to ${quantile(top)}` : "");
+  mark(parts.spark, "aria-label", `Median and 95th percentile of ${chain.model} over time; now ${quantile(chain.p50_s)} and ${quantile(chain.p95_s)}`);
   showStages(parts, chain);
 }
 
@@ -295,8 +296,8 @@ function showStages(parts, chain) {
     say(head.children[1], stage.stage);
     say(tier, stage.tier);
     say(mean, seconds(stage.mean_s));
-    say(p50, seconds(stage.p50_s));
-    say(p95, seconds(stage.p95_s));
+    say(p50, quantile(stage.p50_s));
+    say(p95, quantile(stage.p95_s));
   });
 }
 
@@ -331,7 +332,7 @@ function showVerdict(picture) {
   const active = picture.chains.filter((chain) => chain.active).sort((a, b) => b.requests_per_s - a.requests_per_s);
   for (const chain of active.slice(0, 2)) {
     const path = chain.steps.map((step) => step[0]).join(" \u2192 ");
-    words.push(`${chain.model} answers over ${path}: ${perSecond(chain.requests_per_s)} requests/s, median ${seconds(chain.p50_s)}.`);
+    words.push(`${chain.model} answers over ${path}: ${perSecond(chain.requests_per_s)} requests/s, median ${quantile(chain.p50_s)}.`);
   }
   if (!active.length) words.push(picture.chains.length ? "No requests came lately." : "No model is loaded.");
   const broken = picture.chains.filter((chain) => !chain.whole).length;
