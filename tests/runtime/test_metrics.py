@@ -11,7 +11,21 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from tierwise._errors import RemoteError, UnavailableError
-from tierwise.runtime import ClientMetrics, NodeMetrics, Placed, Share, deploy, metrics_routes, metrics_server, undeploy
+from tierwise.runtime import (
+    AdaptivePipeline,
+    ClientMetrics,
+    LinkFacts,
+    NodeMetrics,
+    Paths,
+    PathSpec,
+    PipelineFacts,
+    Placed,
+    Share,
+    deploy,
+    metrics_routes,
+    metrics_server,
+    undeploy,
+)
 from tierwise.wire import InferenceClient
 
 
@@ -86,8 +100,12 @@ def test_a_link_says_how_it_was_lately() -> None:
     for _ in range(100):
         metrics.forwarded("10.0.0.7:8001", "edge", 0.02, 900, 100)
     text = metrics.exposition()
-    assert value(text, "tierwise_link_round_trip_seconds") == pytest.approx(0.02)
-    assert value(text, "tierwise_link_goodput_bytes_per_second") == pytest.approx(50_000)
+    assert value(text, "tierwise_link_rtt_seconds") == pytest.approx(0.02)
+    assert samples(text, "tierwise_link_goodput_bytes_per_second") == {}
+    for _ in range(100):
+        metrics.forwarded("10.0.0.7:8001", "edge", 0.12, 1_000_000, 100)
+    text = metrics.exposition()
+    assert value(text, "tierwise_link_goodput_bytes_per_second", direction="up") == pytest.approx(1e7, rel=0.01)
     assert value(text, "tierwise_link_up", link="10.0.0.7:8001") == 1
     metrics.forward_failed("10.0.0.7:8001", "UNAVAILABLE")
     metrics.forwarded("10.0.0.8:8001", "edge", None, 900, 100)
@@ -95,7 +113,7 @@ def test_a_link_says_how_it_was_lately() -> None:
     assert value(text, "tierwise_link_up", link="10.0.0.7:8001") == 0
     assert value(text, "tierwise_link_failures_total", code="UNAVAILABLE") == 1
     # Another server, which tells no times: nothing is made up.
-    assert not [have for have in samples(text, "tierwise_link_round_trip_seconds") if ("link", "10.0.0.8:8001") in have]
+    assert not [have for have in samples(text, "tierwise_link_rtt_seconds") if ("link", "10.0.0.8:8001") in have]
 
 
 def test_a_node_above_that_changes_its_name_makes_one_series() -> None:
@@ -115,16 +133,30 @@ def test_names_and_units_follow_the_conventions() -> None:
             assert family.type == "counter" or family.name.endswith(counted), family.name
 
 
-def test_metrics_are_answered_over_http() -> None:
-    metrics = ClientMetrics()
-    metrics.answered("local", "fallback:deadline", 0.01)
-    metrics.unanswered()
-    with TestClient(Starlette(routes=metrics_routes(metrics.exposition))) as client:
-        answer = client.get("/metrics")
-        assert client.post("/metrics").status_code == 405
+def test_an_applications_paths_are_answered_over_http(chain, inputs) -> None:
+    paths = Paths(paths=(PathSpec(name="here", accuracy_frac=0.9, artifact=str(chain.directory)),))
+    with AdaptivePipeline(paths) as pipeline:
+        metrics = ClientMetrics(pipeline.facts)
+        for _ in range(3):
+            pipeline.infer(inputs)
+        with TestClient(Starlette(routes=metrics_routes(metrics.exposition))) as client:
+            answer = client.get("/metrics")
+            assert client.post("/metrics").status_code == 405
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    assert value(answer.text, "tierwise_client_answers_total", path="local", why="fallback:deadline") == 1
-    assert value(answer.text, "tierwise_client_unanswered_total") == 1
+    assert value(answer.text, "tierwise_client_answers_total", path="here", why="chosen") == 3
+    assert value(answer.text, "tierwise_client_path_chosen", path="here") == 1
+    assert value(answer.text, "tierwise_client_unanswered_total") == 0
+
+
+def test_what_a_pipeline_learnt_of_its_links_is_told() -> None:
+    answered = {("split", "chosen"): 5, ("local", "fallback: deadline"): 2}
+    links = {"wifi": LinkFacts(0.02, 8e6, None), "new": LinkFacts(None, None, None)}
+    facts = PipelineFacts("split", 3, (), links, answered, 1, 0, 0)
+    text = ClientMetrics(lambda: facts).exposition()
+    assert value(text, "tierwise_client_answers_total", path="local", why="fallback: deadline") == 2
+    assert value(text, "tierwise_client_link_rtt_seconds", link="wifi") == 0.02
+    assert value(text, "tierwise_client_link_goodput_bytes_per_second", direction="up") == 1e6
+    assert value(text, "tierwise_client_switches_total") == 3
 
 
 def test_they_have_an_address_of_their_own_where_one_is_named() -> None:
@@ -165,7 +197,7 @@ def test_real_nodes_tell_what_passed_through_them(start_node, chain, inputs, dir
     assert "none" not in text
     assert value(text, "tierwise_link_peer_info", link=edge.tcp, peer="edge") == 1
     assert value(text, "tierwise_link_forwards_total", link=edge.tcp) == 5
-    assert 0 < value(text, "tierwise_link_round_trip_seconds") < 1
+    assert 0 < value(text, "tierwise_link_rtt_seconds") < 1
     sent = value(text, "tierwise_link_sent_bytes_total", link=edge.tcp)
     assert sent == value(told, "tierwise_link_received_bytes_total", link="clients") > 0
 

@@ -60,8 +60,9 @@ class LinkView:
         upper: Number of the upper one; None where it is not watched.
         address: Where the lower one reaches the upper; None where nothing goes over it.
         state: ``up``, ``down``, ``quiet`` (nothing went over it lately), ``unused`` (no part forwards over it).
-        round_trip_s: Mean time on the way, both ways, bytes and all.
-        goodput_bps: Message bits over that time.
+        rtt_s: Round trip of a small message, as the forwards tell.
+        goodput_up_bps: What it carries upwards, as large forwards tell; None where there were none.
+        goodput_down_bps: What it carries downwards.
         up_bps: Message bits a second sent upwards lately.
         down_bps: Message bits a second that came down.
         forwards_per_s: Requests that went over it.
@@ -73,8 +74,9 @@ class LinkView:
     upper: int | None
     address: str | None
     state: str
-    round_trip_s: float | None = None
-    goodput_bps: float | None = None
+    rtt_s: float | None = None
+    goodput_up_bps: float | None = None
+    goodput_down_bps: float | None = None
     up_bps: float = 0.0
     down_bps: float = 0.0
     forwards_per_s: float = 0.0
@@ -256,17 +258,21 @@ def _link(seen: Sequence[Seen], asked: Sequence[Link], lower: int, upper: int | 
     if span is None:
         return LinkView(lower=lower, upper=upper, address=address, state="down", asked=figures)
     now, moves = span.later, span.rate("tierwise_link_forwards_total", link=address)
-    up, goodput = (
-        now.value("tierwise_link_up", link=address),
-        now.value("tierwise_link_goodput_bytes_per_second", link=address),
-    )
+    up = now.value("tierwise_link_up", link=address)
+    carried = [
+        None
+        if (rate := now.value("tierwise_link_goodput_bytes_per_second", link=address, direction=way)) is None
+        else 8 * rate
+        for way in ("up", "down")
+    ]
     return LinkView(
         lower=lower,
         upper=upper,
         address=address,
         state="down" if up == 0 else "up" if moves > 0 else "quiet",
-        round_trip_s=now.value("tierwise_link_round_trip_seconds", link=address),
-        goodput_bps=None if goodput is None else 8 * goodput,
+        rtt_s=now.value("tierwise_link_rtt_seconds", link=address),
+        goodput_up_bps=carried[0],
+        goodput_down_bps=carried[1],
         up_bps=8 * span.rate("tierwise_link_sent_bytes_total", link=address),
         down_bps=8 * span.rate("tierwise_link_received_bytes_total", link=address),
         forwards_per_s=moves,

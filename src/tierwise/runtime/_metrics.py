@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from typing import Final, final
 
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from tierwise import __version__
 from tierwise.measure import STAGES
-from tierwise.runtime._link_meter import LinkMeter
+from tierwise.runtime._link_state import LinkState
 
 __all__ = ["CLIENTS", "OTHER", "NodeMetrics"]
 
@@ -187,13 +188,9 @@ class _Vectors:
         self.forwards = counter("link_forwards", "Requests that went over a link and were answered.", "link")
         self.failures = counter("link_failures", "Requests that went over a link without an answer.", "link", "code")
         self.up = gauge("link_up", "Whether the last request over a link was answered.", "link")
-        self.round_trip = gauge(
-            "link_round_trip_seconds",
-            "Mean time of late forwards on the way, both ways, bytes and all, without the work above.",
-            "link",
-        )
+        self.rtt = gauge("link_rtt_seconds", "Round trip of a small message, as late forwards tell.", "link")
         self.goodput = gauge(
-            "link_goodput_bytes_per_second", "Message bytes of late forwards, both ways, over that time.", "link"
+            "link_goodput_bytes_per_second", "Message bytes a second, as late large forwards tell.", "link", "direction"
         )
         self.peer = gauge("link_peer_info", "The tier that answers over a link; always 1.", "link", "peer")
 
@@ -240,7 +237,7 @@ class _LinkMeters:
         if self._lately is None:
             # The links that are asked only, not that to the clients, have these.
             self._lately = _LatelyMeters(self._vectors, self._labels)
-        self._lately.saw(peer, way_s, sent_bytes + received_bytes)
+        self._lately.saw(peer, way_s, sent_bytes, received_bytes)
 
     def failed(self, code: str) -> None:
         self._vectors.failures.labels(*self._labels, code).inc()
@@ -252,30 +249,35 @@ class _LatelyMeters:
     """What one link did lately, with its labels looked up."""
 
     def __init__(self, vectors: _Vectors, labels: tuple[str, str]) -> None:
-        self._peers, self._labels = vectors.peer, labels
+        self._vectors, self._labels = vectors, labels
         self._forwards, self._up = vectors.forwards.labels(*labels), vectors.up.labels(*labels)
-        # A label that is looked up shows a 0; a link whose times nobody told has no figures.
-        self._figures: tuple[Gauge, Gauge] | None = None
-        self._round_trips, self._goodputs = vectors.round_trip, vectors.goodput
         self._mutex = threading.Lock()
-        self._meter = LinkMeter()
+        self._state = LinkState()
         self._peer: str | None = None
+        # A label that is looked up shows a 0: one whose figure is not known has no series.
+        self._figures: dict[str, Gauge] = {}
 
-    def saw(self, peer: str, way_s: float | None, moved_bytes: int) -> None:
+    def saw(self, peer: str, way_s: float | None, sent_bytes: int, received_bytes: int) -> None:
         with self._mutex:
-            if way_s is not None:
-                self._meter.saw(way_s, moved_bytes)
-            round_trip_s, goodput = self._meter.round_trip_s, self._meter.goodput_bytes_per_s
             if peer != self._peer:
                 # The name comes from another node: one at a time, so that it cannot make series without end.
                 if self._peer is not None:
-                    self._peers.remove(*self._labels, self._peer)
+                    self._vectors.peer.remove(*self._labels, self._peer)
                 self._peer = peer
-                self._peers.labels(*self._labels, peer).set(1)
+                self._vectors.peer.labels(*self._labels, peer).set(1)
+            if way_s is not None:
+                self._state.observe(sent_bytes, received_bytes, way_s, time.monotonic_ns())
+                facts = self._state.facts
+                self._show("rtt", facts.rtt_s)
+                self._show("up", facts.up_bps and facts.up_bps / 8)
+                self._show("down", facts.down_bps and facts.down_bps / 8)
         self._forwards.inc()
         self._up.set(1)
-        if round_trip_s is not None and goodput is not None:
-            if self._figures is None:
-                self._figures = self._round_trips.labels(*self._labels), self._goodputs.labels(*self._labels)
-            self._figures[0].set(round_trip_s)
-            self._figures[1].set(goodput)
+
+    def _show(self, name: str, value: float | None) -> None:
+        if value is None:
+            return
+        if name not in self._figures:
+            rtt, goodput = self._vectors.rtt, self._vectors.goodput
+            self._figures[name] = rtt.labels(*self._labels) if name == "rtt" else goodput.labels(*self._labels, name)
+        self._figures[name].set(value)

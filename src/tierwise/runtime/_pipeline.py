@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy.typing as npt
 
@@ -17,10 +17,36 @@ from tierwise.runtime._tracing import Tracing
 from tierwise.runtime._visit import Timeline
 from tierwise.wire import TRACEPARENT, Exchange, Framed, InferenceClient, infer_request, status_of
 
-__all__ = ["CLIENT", "Pipeline", "PipelineSUT"]
+__all__ = ["CLIENT", "Answering", "Items", "Pipeline", "PipelineSUT", "payload_of"]
 
 CLIENT = "client"
 """Name of the asking side in stages: the application on the device."""
+
+Items = Sequence[Any] | Mapping[str, npt.NDArray[Any]]
+"""What a request holds: items as `to_payload` takes them, or tensors by name."""
+
+
+class Answering(Protocol):
+    """Whatever answers requests: a pipeline, an artifact in this process, an adaptive pipeline."""
+
+    def infer(self, items: Items) -> Reply:
+        """The answer to ``items``."""
+        ...
+
+
+def payload_of(encoding: InputEncoding | None, items: Items) -> Mapping[str, npt.NDArray[Any]]:
+    """The request's tensors by name.
+
+    Raises:
+        InputError: The items do not fit the encoding, or there is none.
+    """
+    if isinstance(items, Mapping):
+        return items
+    if encoding is None:
+        raise InputError(
+            "items need the model's input encoding", fix="Send tensors by name, or say the encoding (`input`)"
+        )
+    return {PAYLOAD_INPUT: to_payload(encoding, items)}
 
 
 @final
@@ -30,8 +56,9 @@ class Pipeline:
     Args:
         address: The first node.
         model: Name it serves the model under.
-        encoding: The artifact's input encoding.
-        timeout_s: How long an answer may take.
+        encoding: The artifact's input encoding; None where all requests are tensors by name.
+        timeout_s: How long an answer may take where the request does not say.
+        over_link: Whether a link lies between this side and the node; without one, the node is on this device.
         tracing: Makes a span for every request, within the application's current one, and hands its context to the
             nodes; None: no traces.
     """
@@ -40,11 +67,14 @@ class Pipeline:
         self,
         address: str,
         model: str,
-        encoding: InputEncoding,
+        encoding: InputEncoding | None,
         timeout_s: float = 30.0,
+        *,
+        over_link: bool = False,
         tracing: Tracing | None = None,
     ) -> None:
-        self.address, self.model, self._encoding, self._tracing = address, model, encoding, tracing
+        self.address, self.model, self._encoding, self._over_link = address, model, encoding, over_link
+        self._tracing = tracing
         self._client = InferenceClient(address, timeout_s)
 
     def __enter__(self) -> Pipeline:
@@ -59,27 +89,28 @@ class Pipeline:
         """Close the connection."""
         self._client.close()
 
-    def infer(self, items: Sequence[Any] | Mapping[str, npt.NDArray[Any]]) -> Reply:
+    def infer(self, items: Items, timeout_s: float | None = None) -> Reply:
         """Send items and wait for the answer.
 
         Args:
             items: As `to_payload` takes them; or the request's tensors by name.
+            timeout_s: How long the answer may take; None: what the pipeline was made with.
 
         Returns:
             Outputs and the account of all that took part. Stages of this side carry the tier ``client``; bytes are
-            those between nodes.
+            those over links.
 
         Raises:
             InputError: The items do not fit the encoding.
             RemoteError: A node failed; the message names it.
         """
         started_ns = time.monotonic_ns()
-        tensors = items if isinstance(items, Mapping) else {PAYLOAD_INPUT: to_payload(self._encoding, items)}
+        tensors = payload_of(self._encoding, items)
         request = infer_request(self.model, tensors)
         timeline = Timeline()
         timeline.add(CLIENT, "encode", time.monotonic_ns() - started_ns)
-        exchange = self._exchange(request)
-        account = count_hop(exchange, CLIENT, self.address, timeline, over_link=False)
+        exchange = self._exchange(request, timeout_s)
+        account = count_hop(exchange, CLIENT, self.address, timeline, over_link=self._over_link)
         started_ns = time.monotonic_ns()
         try:
             outputs = exchange.response.tensors()
@@ -89,19 +120,19 @@ class Pipeline:
         return Reply(
             outputs=outputs,
             stages=tuple(StageTime(tier, stage, ns / 1e9) for tier, stage, ns in timeline.entries()),
-            bytes_up=account.bytes_up,
-            bytes_down=account.bytes_down,
+            bytes_up=account.bytes_up + (exchange.sent_bytes if self._over_link else 0),
+            bytes_down=account.bytes_down + (exchange.received_bytes if self._over_link else 0),
             path=account.path,
             exit_frac=account.exit_frac,
         )
 
-    def _exchange(self, request: Framed) -> Exchange:
+    def _exchange(self, request: Framed, timeout_s: float | None) -> Exchange:
         """The request's span is the time it spends beyond this side: what the application does itself is its own."""
         if self._tracing is None:
-            return self._client.exchange(request)
+            return self._client.exchange(request, timeout_s)
         trace = self._tracing.asking("tierwise.ask", {"tierwise.model": self.model, "tierwise.node": self.address})
         try:
-            exchange = self._client.exchange(request, headers={TRACEPARENT: trace.context.header()})
+            exchange = self._client.exchange(request, timeout_s, {TRACEPARENT: trace.context.header()})
         except RemoteError as error:
             trace.end(status_of(error).name)
             raise
@@ -122,8 +153,8 @@ class PipelineSUT:
     def __init__(
         self,
         name: str,
-        pipeline: Pipeline,
-        items: Callable[[int], Sequence[Any] | Mapping[str, npt.NDArray[Any]]],
+        pipeline: Answering,
+        items: Callable[[int], Items],
     ) -> None:
         self.name, self._pipeline, self._items = name, pipeline, items
 

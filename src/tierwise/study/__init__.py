@@ -21,6 +21,7 @@ from tierwise.study._evidence_store import is_import, load_evidence, write_evide
 from tierwise.study._import import ImportSpec, import_evidence
 from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
+from tierwise.study._paths_file import adaptive_paths, write_paths
 from tierwise.study._read import load_study
 from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant
 from tierwise.study._track import track_study, track_target
@@ -37,6 +38,7 @@ __all__ = [
     "StrategySpec",
     "StudyData",
     "Variant",
+    "adaptive_paths",
     "campaign_names",
     "campaign_text",
     "client_calls",
@@ -55,6 +57,7 @@ __all__ = [
     "track_target",
     "undeploy",
     "write_evidence",
+    "write_paths",
 ]
 
 

@@ -14,9 +14,15 @@ from tierwise.testbed._native import new_network
 
 __all__ = ["Namespace", "namespaces_availability"]
 
-# Cubic is Linux' default and has no phases of its own making (BBR empties the pipe every ten seconds); and what one
-# connection learnt about a link must not speed up or slow down the next one.
-_SETTINGS = {"ipv4/tcp_congestion_control": "cubic", "ipv4/tcp_no_metrics_save": "1"}
+# Cubic is Linux' default and has no phases of its own making (BBR empties the pipe every ten seconds, and paces short
+# transfers by what it saw of the last ones). A kernel whose own default is another refuses it inside a namespace; Reno,
+# which none refuses, then stands in: they differ only after losses. And what one connection learnt about a link must
+# not speed up or slow down the next one.
+_SETTINGS = (
+    ("ipv4/tcp_congestion_control", "reno"),
+    ("ipv4/tcp_congestion_control", "cubic"),
+    ("ipv4/tcp_no_metrics_save", "1"),
+)
 
 
 @final

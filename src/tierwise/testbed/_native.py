@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Sequence
 
 __all__ = ["be_prompt", "enter_network", "new_network"]
 
@@ -33,13 +34,14 @@ def enter_network(path: str) -> None:
         os.close(namespace)
 
 
-def new_network(settings: dict[str, str]) -> int:
+def new_network(settings: Sequence[tuple[str, str]]) -> int:
     """A fresh network namespace as a file descriptor: it lives as long as that or a process in it.
 
     Having no name, it leaves nothing behind however its owner ends.
 
     Args:
-        settings: Written to files under ``/proc/sys/net`` inside; those that this kernel lacks or refuses are skipped.
+        settings: Written in order to files under ``/proc/sys/net`` inside; those that this kernel lacks or refuses are
+            skipped.
 
     Raises:
         OSError: The kernel refuses (PermissionError for an ordinary user).
@@ -55,7 +57,7 @@ def new_network(settings: dict[str, str]) -> int:
         except OSError as error:
             failed.append(error)
             return
-        for name, value in settings.items():
+        for name, value in settings:
             with contextlib.suppress(OSError), open(f"/proc/sys/net/{name}", "w", encoding="ascii") as file:  # noqa: PTH123
                 file.write(value)
 

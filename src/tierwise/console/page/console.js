@@ -125,9 +125,10 @@ function showLink(element, link, picture) {
   mark(element, "aria-label", `Link from ${picture.nodes[link.lower].tier} to ${upper}: ${LINK[link.state] || "in use"}`);
   say(parts.up, moving ? `up ${rate(link.up_bps)}` : "");
   say(parts.down, moving ? `down ${rate(link.down_bps)}` : "");
-  say(parts.said, moving ? `${seconds(link.round_trip_s)} there and back` : LINK[link.state]);
+  say(parts.said, !moving ? LINK[link.state] : link.rtt_s === null ? "in use" : `RTT ${seconds(link.rtt_s)}`);
   const told = [];
-  if (moving) told.push(`goodput ${rate(link.goodput_bps)}`);
+  if (moving && link.goodput_up_bps !== null) told.push(`carries ${rate(link.goodput_up_bps)} up`);
+  if (moving && link.goodput_down_bps !== null) told.push(`carries ${rate(link.goodput_down_bps)} down`);
   if (link.failures > 0) told.push(`${whole(link.failures)} failed`);
   if (link.asked) told.push(`asked: ${rate(link.asked[0])} up, ${quantile(link.asked[2])} RTT`);
   say(parts.asked, told.join("; "));
@@ -157,7 +158,7 @@ function showTiers(picture) {
     each(list, further, (link) => `${link.lower} ${link.upper} ${link.address}`, () => make("li"), (element, link) => {
       const upper = link.upper === null ? link.address : picture.nodes[link.upper].tier;
       const words = link.state === "up"
-        ? `${seconds(link.round_trip_s)} there and back, up ${rate(link.up_bps)}, down ${rate(link.down_bps)}` : LINK[link.state];
+        ? `RTT ${seconds(link.rtt_s)}, up ${rate(link.up_bps)}, down ${rate(link.down_bps)}` : LINK[link.state];
       say(element, `${picture.nodes[link.lower].tier} \u2192 ${upper}: ${words}`);
     });
   }
