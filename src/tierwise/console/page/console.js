@@ -42,15 +42,17 @@ function each(parent, items, keyOf, create, update) {
 
 const digits = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2));
 
-function scaled(value, steps) {
+function scaled(value, steps, form = digits) {
   const [least, unit] = steps.find(([from]) => value >= from) ?? steps[steps.length - 1];
-  return `${digits(value / least)}\u00a0${unit}`;
+  return `${form(value / least)}\u00a0${unit}`;
 }
 
 const none = "\u2013";
-const seconds = (value) => (value === null ? none : scaled(value, [[1, "s"], [1e-3, "ms"], [1e-6, "\u00b5s"]]));
+const TIME = [[1, "s"], [1e-3, "ms"], [1e-6, "\u00b5s"]];
+const seconds = (value) => (value === null ? none : scaled(value, TIME));
 // Quantiles are read off buckets: two digits are all they have, and below the first bucket nothing is known but that.
-const quantile = (value) => (value === null ? none : value < 1e-5 ? "< 10\u00a0\u00b5s" : seconds(Number(value.toPrecision(2))).replace(/(\.\d*?)0+(?=\D)/, "$1").replace(/\.(?=\D)/, ""));
+const two = (value) => (value >= 9.95 ? Number(value.toPrecision(2)).toFixed(0) : value.toFixed(1));
+const quantile = (value) => (value === null ? none : value < 1e-5 ? "< 10\u00a0\u00b5s" : scaled(value, TIME, two));
 const rate = (value) => (value === null ? none : value === 0 ? "0\u00a0bit/s" : scaled(value, [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"], [1, "bit/s"]]));
 const bytes = (value) => (value === null ? none : scaled(value, [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]]));
 const perSecond = (value) => (value === null ? none : value === 0 ? "0" : value < 0.1 ? "< 0.1" : value < 100 ? value.toFixed(1) : value.toFixed(0));
@@ -192,7 +194,7 @@ function makeChain() {
     return [name, path];
   });
   const table = make("table", "stages");
-  const heads = [["Stage", ""], ["Tier", ""], ["Mean share", "num"], ["Median", "num"], ["95th", "num"]].map(([text, kind]) => {
+  const heads = [["Stage", ""], ["Tier", ""], ["Mean", "num"], ["Median", "num"], ["95th", "num"]].map(([text, kind]) => {
     const head = make("th", kind, text);
     head.scope = "col";
     return head;
@@ -330,12 +332,13 @@ function showCounts(picture) {
 function showVerdict(picture) {
   const up = picture.nodes.filter((node) => node.state === "up");
   const words = [`${up.length} of ${picture.nodes.length} ${picture.nodes.length === 1 ? "node is" : "nodes are"} up.`];
-  const active = picture.chains.filter((chain) => chain.active).sort((a, b) => b.requests_per_s - a.requests_per_s);
+  const active = picture.chains.filter((chain) => chain.active && chain.whole).sort((a, b) => b.requests_per_s - a.requests_per_s);
   for (const chain of active.slice(0, 2)) {
     const path = chain.steps.map((step) => step[0]).join(" \u2192 ");
     words.push(`${chain.model} answers over ${path}: ${perSecond(chain.requests_per_s)} requests/s, median ${quantile(chain.p50_s)}.`);
   }
-  if (!active.length) words.push(picture.chains.length ? "No requests came lately." : "No model is loaded.");
+  if (!picture.chains.length) words.push("No model is loaded.");
+  else if (!picture.chains.some((chain) => chain.active)) words.push("No requests came lately.");
   const broken = picture.chains.filter((chain) => !chain.whole).length;
   if (broken) words.push(`${broken} ${broken === 1 ? "deployment lacks" : "deployments lack"} a part.`);
   say($("verdict"), words.join(" "));
