@@ -55,6 +55,8 @@ from tierwise.wire import InferenceClient
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 THREADS, INPUTS, DEADLINE_S = 4, 16, 0.25
+# Five seconds for TCP, the breaker's longest wait and a fifth, a deadline, the dwell time.
+RETURN_S = 6.7
 BREAKER = BreakerSpec(failures=3, first_wait_s=0.2, longest_wait_s=1.0)
 
 
@@ -238,7 +240,7 @@ class Load:
                 if reply.made_by != "local":
                     self.remote_at_s = begun_s
 
-    def returned_s(self, since_s: float, patience_s: float = 30.0) -> float:
+    def returned_s(self, since_s: float, patience_s: float = RETURN_S) -> float:
         """Seconds after ``since_s`` at which a request was sent that a remote path answered; raises where none is."""
         while time.monotonic() - since_s < patience_s:
             with self._lock:
@@ -282,7 +284,7 @@ def faults(
     """``cycles`` times: break, mend, wait until a remote path answers again, rest."""
     rng, returns_s = random.Random(0), []
     with rig(means) as one, AdaptivePipeline(one.paths, seed=0) as pipeline, Load(one, pipeline) as load:
-        load.returned_s(time.monotonic())
+        load.returned_s(time.monotonic(), 30.0)
         for _ in range(cycles):
             broken(one, rng.uniform(*outage_s))
             returns_s.append(load.returned_s(time.monotonic()))

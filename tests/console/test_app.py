@@ -19,7 +19,7 @@ from tierwise._errors import InputError, SpecError
 from tierwise.console import ConsoleSpec, Watched, console_app
 from tierwise.console._client_watch import ClientWatch
 from tierwise.console._host_check import host_allowed
-from tierwise.runtime import ClientMetrics, PipelineFacts, Placed, Share, deploy, metrics_server
+from tierwise.runtime import ClientMetrics, Placed, Share, deploy, metrics_server
 from tierwise.testing import FakeClock
 from tierwise.topology import Topology, load
 from tierwise.wire import InferenceClient
@@ -127,13 +127,14 @@ def test_a_server_of_another_make_is_shown_for_what_it_tells(start_node) -> None
 
 
 def test_an_applications_paths_and_fallbacks_are_seen() -> None:
-    answered, clock = {("split", "chosen"): 1}, FakeClock()
-    metrics = ClientMetrics(lambda: PipelineFacts("split", 0, (), {}, dict(answered), 0, 0, 0))
+    metrics, clock = ClientMetrics(), FakeClock()
+    metrics.answered("split", "chosen", 0.01)
     with metrics_server("127.0.0.1:0", metrics.exposition) as address:
         watch = ClientWatch(f"http://{address}/metrics", 10, clock)
         watch.look()
         clock.sleep(1)
-        answered["local", "fallback: deadline"] = 4
+        for _ in range(4):
+            metrics.answered("local", "fallback: deadline", 0.02)
         glance = watch.look()
     assert (glance.up, glance.path) == (True, "local")
     assert glance.answers == (("local", 4, 4), ("split", 1, 0))

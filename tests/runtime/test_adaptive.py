@@ -299,6 +299,32 @@ def test_an_artifact_that_is_not_there_is_refused_at_once(tmp_path: Path) -> Non
         AdaptivePipeline(Paths(paths=paths))
 
 
+class Told:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self.seconds: list[float] = []
+
+    def answered(self, path: str, why: str, request_s: float) -> None:
+        self.seen.append((path, why))
+        self.seconds.append(request_s)
+
+    def unanswered(self) -> None:
+        self.seen.append(("", ""))
+
+
+def test_an_observer_is_told_of_every_answer(site: Site, inputs: Inputs) -> None:
+    told = Told()
+    with AdaptivePipeline(site.paths("local"), observer=told) as pipeline:
+        begun_s = time.monotonic()
+        pipeline.infer(inputs)
+        assert 0 < told.seconds[0] <= time.monotonic() - begun_s
+        with pytest.raises(RemoteError):
+            pipeline.infer({})
+    assert told.seen == [("local", "chosen"), ("", "")]
+
+
 def test_a_closed_pipeline_says_so(site: Site, inputs: Inputs) -> None:
     pipeline = AdaptivePipeline(site.paths())
     pipeline.infer(inputs)

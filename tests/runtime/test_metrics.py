@@ -135,8 +135,9 @@ def test_names_and_units_follow_the_conventions() -> None:
 
 def test_an_applications_paths_are_answered_over_http(chain, inputs) -> None:
     paths = Paths(paths=(PathSpec(name="here", accuracy_frac=0.9, artifact=str(chain.directory)),))
-    with AdaptivePipeline(paths) as pipeline:
-        metrics = ClientMetrics(pipeline.facts)
+    metrics = ClientMetrics()
+    with AdaptivePipeline(paths, observer=metrics) as pipeline:
+        metrics.watch(pipeline.facts)
         for _ in range(3):
             pipeline.infer(inputs)
         with TestClient(Starlette(routes=metrics_routes(metrics.exposition))) as client:
@@ -145,18 +146,20 @@ def test_an_applications_paths_are_answered_over_http(chain, inputs) -> None:
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert value(answer.text, "tierwise_client_answers_total", path="here", why="chosen") == 3
     assert value(answer.text, "tierwise_client_path_chosen", path="here") == 1
+    assert value(answer.text, "tierwise_client_request_seconds_count", path="here") == 3
     assert value(answer.text, "tierwise_client_unanswered_total") == 0
 
 
 def test_what_a_pipeline_learnt_of_its_links_is_told() -> None:
-    answered = {("split", "chosen"): 5, ("local", "fallback: deadline"): 2}
     links = {"wifi": LinkFacts(0.02, 8e6, None), "new": LinkFacts(None, None, None)}
-    facts = PipelineFacts("split", 3, (), links, answered, 1, 0, 0)
-    text = ClientMetrics(lambda: facts).exposition()
-    assert value(text, "tierwise_client_answers_total", path="local", why="fallback: deadline") == 2
+    metrics = ClientMetrics()
+    metrics.watch(lambda: PipelineFacts("split", 3, (), links, {}, 1, 0, 0))
+    metrics.unanswered()
+    text = metrics.exposition()
     assert value(text, "tierwise_client_link_rtt_seconds", link="wifi") == 0.02
     assert value(text, "tierwise_client_link_goodput_bytes_per_second", direction="up") == 1e6
     assert value(text, "tierwise_client_switches_total") == 3
+    assert value(text, "tierwise_client_unanswered_total") == 1
 
 
 def test_they_have_an_address_of_their_own_where_one_is_named() -> None:

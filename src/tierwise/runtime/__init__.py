@@ -1,6 +1,6 @@
 """Runs artifacts: executor, node (the server on a tier), deployment to nodes, and the client's pipeline. Torch-free."""
 
-from tierwise.runtime._adaptive import AdaptivePipeline, PipelineFacts
+from tierwise.runtime._adaptive import AdaptivePipeline, AnswerObserver, PipelineFacts
 from tierwise.runtime._breaker import Breaker, BreakerSpec
 from tierwise.runtime._chooser import Candidate, Choice, Chooser
 from tierwise.runtime._client_metrics import ClientMetrics
@@ -24,6 +24,7 @@ __all__ = [
     "CLIENT",
     "PROBE",
     "AdaptivePipeline",
+    "AnswerObserver",
     "Breaker",
     "BreakerSpec",
     "Candidate",

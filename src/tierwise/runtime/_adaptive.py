@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import final
+from typing import Protocol, final
 
 from tierwise._clock import Clock, SystemClock
 from tierwise._errors import InputError, RemoteError
@@ -24,13 +24,25 @@ from tierwise.runtime._route import PathFacts, Route
 from tierwise.runtime._scout import Scout
 from tierwise.wire import status_of
 
-__all__ = ["AdaptivePipeline", "PipelineFacts"]
+__all__ = ["AdaptivePipeline", "AnswerObserver", "PipelineFacts"]
 
 CHOSEN = "chosen"
 # Handing a request from one path to the next takes a moment of its own.
 _HANDOVER_S = 0.005
 # An answer that comes after all is better than none: what the device has when its own path is late.
 _LAST_RESORT_S = 30.0
+
+
+class AnswerObserver(Protocol):
+    """Who is told what became of each request, from the thread that asked."""
+
+    def answered(self, path: str, why: str, request_s: float) -> None:
+        """A request was answered by ``path``, ``request_s`` after it was asked."""
+        ...
+
+    def unanswered(self) -> None:
+        """A request was answered by no path."""
+        ...
 
 
 @final
@@ -95,13 +107,20 @@ class AdaptivePipeline:
         spec: The paths and the policy (`load_paths` reads them from a file).
         clock: The host's clock.
         seed: Of the breakers' jitter; None: another one every time.
+        observer: Is told of every answer.
 
     Raises:
         ArtifactError: The artifact of a path in this process cannot be run.
     """
 
-    def __init__(self, spec: Paths, clock: Clock | None = None, seed: int | None = None) -> None:
-        self.spec = spec
+    def __init__(
+        self,
+        spec: Paths,
+        clock: Clock | None = None,
+        seed: int | None = None,
+        observer: AnswerObserver | None = None,
+    ) -> None:
+        self.spec, self._observer = spec, observer
         self._clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._links = {path.link: LinkState() for path in spec.paths if path.link is not None}
@@ -176,14 +195,19 @@ class AdaptivePipeline:
                 break
         race.close()
         winner = race.winner
+        ended_ns = self._clock.now_ns()
         with self._counted:
             if winner is None:
                 self._unanswered += 1
             else:
                 self._answers[winner.made_by, winner.why] += 1
-                self._missed += self._clock.now_ns() > until_ns
+                self._missed += ended_ns > until_ns
         if winner is None:
+            if self._observer is not None:
+                self._observer.unanswered()
             raise _failure(race.errors)
+        if self._observer is not None:
+            self._observer.answered(winner.made_by, winner.why, (ended_ns - begun_ns) / 1e9)
         return winner
 
     def facts(self) -> PipelineFacts:

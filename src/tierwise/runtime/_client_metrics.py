@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import final
+from typing import Final, final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -13,28 +13,59 @@ from tierwise.runtime._adaptive import PipelineFacts
 
 __all__ = ["ClientMetrics"]
 
+# Five a decade from 0.1 ms to 10 s.
+_SECONDS: Final = tuple(float(f"{1e-4 * 10 ** (i / 5):.2g}") for i in range(26))
+
 
 @final
 class ClientMetrics:
-    """The metrics of one adaptive pipeline, read from its facts when they are asked for: a request costs nothing more.
+    """The metrics of one application; an `AnswerObserver`, which may be told from several threads.
 
     Show them with `metrics_server` or `metrics_routes`, or add ``registry`` to what the application shows already::
 
-        metrics = ClientMetrics(pipeline.facts)
-        with metrics_server("127.0.0.1:9100", metrics.exposition):
-            ...
-
-    Args:
-        facts: `AdaptivePipeline.facts`.
+        metrics = ClientMetrics()
+        with AdaptivePipeline(paths, observer=metrics) as pipeline:
+            metrics.watch(pipeline.facts)
+            with metrics_server("127.0.0.1:9100", metrics.exposition):
+                ...
 
     Attributes:
         registry: Of its own, nothing shared by the process.
     """
 
-    def __init__(self, facts: Callable[[], PipelineFacts]) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Facts(facts))
+        self._answers = Counter(
+            "tierwise_client_answers", "Answers by what made them and why.", ("path", "why"), registry=self.registry
+        )
+        self._unanswered = Counter(
+            "tierwise_client_unanswered", "Requests that no path could answer.", registry=self.registry
+        )
+        self._seconds = Histogram(
+            "tierwise_client_request_seconds",
+            "How long the application waited for an answer.",
+            ("path",),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
         ProcessCollector(registry=self.registry)
+
+    def answered(self, path: str, why: str, request_s: float) -> None:
+        """See `AnswerObserver.answered`."""
+        self._answers.labels(path, why).inc()
+        self._seconds.labels(path).observe(request_s)
+
+    def unanswered(self) -> None:
+        """See `AnswerObserver.unanswered`."""
+        self._unanswered.inc()
+
+    def watch(self, facts: Callable[[], PipelineFacts]) -> None:
+        """Tell also what a pipeline knows of its paths and links whenever the metrics are asked for.
+
+        Args:
+            facts: `AdaptivePipeline.facts`.
+        """
+        self.registry.register(_Facts(facts))
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format (UTF-8)."""
@@ -49,14 +80,7 @@ class _Facts(Collector):
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
         facts = self._facts()
-        answers = CounterMetricFamily(
-            "tierwise_client_answers", "Answers by what made them and why.", labels=("path", "why")
-        )
-        for labels, count in facts.answered.items():
-            answers.add_metric(labels, count)
-        yield answers
         for name, text, value in (
-            ("unanswered", "Requests that no path could answer.", facts.unanswered),
             ("switches", "How often the chosen path changed.", facts.switches),
             ("late", "Answers thrown away because the request had been answered.", facts.late),
             ("missed", "Requests answered after their deadline.", facts.missed),
