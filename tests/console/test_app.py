@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import grpc
 import msgspec
 import numpy as np
 import pytest
+from google.protobuf.wrappers_pb2 import BytesValue
 from starlette.testclient import TestClient
 
 from tierwise._errors import InputError, SpecError
@@ -22,7 +27,7 @@ from tierwise.console._host_check import host_allowed
 from tierwise.runtime import ClientMetrics, Placed, Share, deploy, metrics_server
 from tierwise.testing import FakeClock
 from tierwise.topology import Topology, load
-from tierwise.wire import InferenceClient
+from tierwise.wire import CHANNEL_OPTIONS, InferenceClient, protocol
 
 # Nothing listens on the discard port.
 _NOBODY = ConsoleSpec(nodes=(Watched(address="127.0.0.1:9"),))
@@ -124,6 +129,59 @@ def test_a_server_of_another_make_is_shown_for_what_it_tells(start_node) -> None
         picture = _picture(client, lambda picture: picture["nodes"][0]["state"] == "up")
     assert picture["nodes"][0]["tier"] == "<b>edge</b>"
     assert picture["chains"] == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "state"),
+    [
+        (b"\xff\xff", "odd"),
+        (BytesValue(value=b"a_bucket 1").SerializeToString(), "odd"),
+        (BytesValue(value=b"x" * 9_000_000).SerializeToString(), "odd"),
+        (
+            BytesValue(
+                value=b'tierwise_link_peer_info{link="a"} 1\ntierwise_stage_seconds_count 7\n'
+                b'tierwise_refusals_total 1\ntierwise_request_seconds_bucket{le="1"} 5\n'
+            ).SerializeToString(),
+            "up",
+        ),
+    ],
+)
+def test_a_node_that_sends_rubbish_stops_nothing(metrics: bytes, state: str) -> None:
+    answers = {
+        "ServerMetadata": protocol.ServerMetadataResponse(name="n", version="1").SerializeToString(),
+        "RepositoryIndex": protocol.RepositoryIndexResponse(
+            models=[protocol.RepositoryIndexResponse.ModelIndex(name="m", version="1", state="READY")]
+        ).SerializeToString(),
+        "ModelMetadata": protocol.ModelMetadataResponse(
+            name="m", properties={"tierwise.forward": "a m", "tierwise.segments": "9:0 of x"}
+        ).SerializeToString(),
+        "Metrics": metrics,
+    }
+    with rubbish_node(answers) as address:
+        spec = ConsoleSpec(nodes=(Watched(address=address), Watched(address="127.0.0.1:9")), every_s=0.1)
+        with TestClient(console_app(spec), base_url="http://localhost") as client:
+            picture = _picture(client, lambda picture: picture["nodes"][0]["state"] == state)
+            later = _picture(client, lambda later: later["time_s"] > picture["time_s"] + 0.5)
+    assert later["nodes"][0]["state"] == state
+    assert later["chains"][0]["steps"][0][0] == later["nodes"][0]["tier"] == address
+
+
+@contextlib.contextmanager
+def rubbish_node(answers: dict[str, bytes]) -> Iterator[str]:
+    """A server that answers these bytes, whatever it is asked."""
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            answer = answers.get(details.method.rpartition("/")[2])
+            return None if answer is None else grpc.unary_unary_rpc_method_handler(lambda _, __: answer)
+
+    server = grpc.server(ThreadPoolExecutor(4), handlers=(Handler(),), options=CHANNEL_OPTIONS)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
 
 
 def test_an_applications_paths_and_fallbacks_are_seen() -> None:

@@ -64,7 +64,7 @@ def next_node(nodes: Sequence[Seen], lower: int, forward: str) -> int | None:
     span = nodes[lower].glance.span
     if span is None:
         return None
-    peers = {have["peer"] for have, _ in span.later.each("tierwise_link_peer_info") if have.get("link") == forward}
+    peers = {have.get("peer") for have, _ in span.later.each("tierwise_link_peer_info") if have.get("link") == forward}
     found = [i for i, node in enumerate(nodes) if i != lower and node.tier in peers]
     return found[0] if len(found) == 1 else None
 

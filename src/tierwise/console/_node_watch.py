@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, final
 
+from google.protobuf.message import DecodeError
+
 from tierwise._clock import Clock
 from tierwise._errors import InputError, RemoteError, TierwiseError
 from tierwise.console._readings import Readings, Span
@@ -103,10 +105,15 @@ class NodeWatch:
         except RemoteError as error:
             self._readings.clear()
             return self._glance("down", status_of(error).name.lower().replace("_", " "), None)
+        except DecodeError:
+            self._readings.clear()
+            return self._glance("odd", "does not speak the Open Inference Protocol v2", None)
         self._version = f"{server.name} {server.version}"
         try:
             self._look_at_models()
             span = self._look_at_metrics()
+        except DecodeError:
+            return self._glance("odd", "does not keep to the Open Inference Protocol v2", None)
         except TierwiseError as error:
             said = status_of(error).name.lower() if isinstance(error, RemoteError) else str(error)[:200]
             return self._glance("odd", f"tells no metrics ({said})", None)
@@ -138,8 +145,7 @@ class NodeWatch:
 
     def _look_at_metrics(self) -> Span:
         try:
-            text = self._client.metrics()
-            now = Readings.parse(text, self._clock.now_ns() / 1e9)
+            now = Readings.parse(self._client.metrics(), self._clock.now_ns() / 1e9)
         except (RemoteError, InputError):
             self._readings.clear()
             raise

@@ -330,8 +330,9 @@ def _stages(chain: Chain, seen: Sequence[Seen], requests: float) -> list[StageVi
         if span is None or step.part is None or step.node is None:
             continue
         name, model = "tierwise_stage_seconds", step.part.model
-        stages = [have["stage"] for have, _ in span.later.each(f"{name}_count") if have.get("model") == model]
-        for stage in dict.fromkeys(stages):
+        told = (have for have, _ in span.later.each(f"{name}_count") if have.get("model") == model)
+        stages = [have["stage"] for have in told if "stage" in have]
+        for stage in list(dict.fromkeys(stages))[:_MANY]:
             spread = span.spread(name, model=model, stage=stage)
             if spread.mean_s is not None:
                 share = spread.mean_s * spread.count / requests

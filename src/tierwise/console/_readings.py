@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self, final
+from typing import Final, Self, final
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,6 +14,8 @@ from tierwise._errors import InputError
 __all__ = ["Readings", "Span", "Spread"]
 
 Labels = frozenset[tuple[str, str]]
+
+_MOST_CHARS: Final = 8_000_000
 
 
 @final
@@ -36,10 +38,14 @@ class Readings:
         Raises:
             InputError: The text is none.
         """
+        if len(text) > _MOST_CHARS:
+            raise InputError(f"the metrics must have at most {_MOST_CHARS:,} characters", got=f"{len(text):,}")
         series: dict[str, dict[Labels, float]] = {}
         try:
             for family in text_string_to_metric_families(text):
                 for sample in family.samples:
+                    if sample.name.endswith("_bucket"):
+                        float(sample.labels["le"])
                     # No figure is better than one that is none: a page cannot draw it.
                     if math.isfinite(sample.value) and not sample.name.endswith("_created"):
                         series.setdefault(sample.name, {})[frozenset(sample.labels.items())] = float(sample.value)
