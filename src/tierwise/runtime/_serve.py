@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,19 +22,20 @@ from tierwise.runtime._desk import Desk
 from tierwise.runtime._executor import default_threads
 from tierwise.runtime._grpc_front import GrpcFront
 from tierwise.runtime._guard import OpenGuard
+from tierwise.runtime._line import Line
 from tierwise.runtime._observer import SilentObserver
 from tierwise.runtime._probe import Probe
 from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
 from tierwise.runtime._spec import NodeSpec, Share
-from tierwise.runtime._turnstile import Turnstile
 from tierwise.wire import CHANNEL_OPTIONS, InferenceClient
 
 __all__ = ["serve"]
 
 # Threads beside those that requests for inference may take up, so that liveness is answered and models are loaded.
 _SPARE_THREADS = 16
-_GRACE_S = 2.0
+# For answers that are made but not yet sent.
+_LAST_S = 0.5
 
 
 def serve(spec: NodeSpec) -> None:
@@ -51,14 +53,15 @@ def serve(spec: NodeSpec) -> None:
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with _repository_folder(spec) as folder, _Forwards() as forwards:
-            server, addresses = _start(spec, folder, forwards)
+            server, desk, addresses = _start(spec, folder, forwards)
             print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
             stopped.wait()
-            # Requests under way get a moment; those that wait for a node above are then cut off with its client.
-            ended = server.stop(_GRACE_S)
-            ended.wait(_GRACE_S)
+            # Requests under way get their time; those that wait for a node above are then cut off with its client.
+            desk.drain(spec.grace_s)
+            ended = server.stop(_LAST_S)
             forwards.close()
             ended.wait()
+            desk.close()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -103,25 +106,28 @@ def _repository_folder(spec: NodeSpec) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Server, list[str]]:
-    guard, observer = OpenGuard(), SilentObserver()
+def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Server, Desk, list[str]]:
+    guard, observer, clock = OpenGuard(), SilentObserver(), SystemClock()
+    width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
+    line = Line(width, clock)
 
     def make(name: str, version: str, artifact: Artifact, share: Share) -> Served:
         # The quota is read when a model is loaded: it may have been set after the node was started.
         threads = spec.threads or default_threads(spec.cpus)
         forward = forwards.client(share.forward) if share.forward else None
-        return Served(name, version, artifact, share, threads, forward, observer.onward)
+        return Served(name, version, artifact, share, threads, spec.batching, line, forward, observer.onward)
 
     repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
-    width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
-    desk = Desk(spec, repository, Turnstile(width), SystemClock(), guard, observer)
+    for name, reason in repository.restore().items():
+        print(f"tierwise node {spec.tier}: {name} is not served again: {reason}", file=sys.stderr, flush=True)
+    desk = Desk(spec, repository, line, clock, guard, observer)
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
     # Two nodes on one port would share its requests; the second shall fail instead.
     server = grpc.server(pool, options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)))
     server.add_generic_rpc_handlers((GrpcFront(desk).routes(),))
     addresses = [_listen(server, address) for address in spec.listen]
     server.start()
-    return server, addresses
+    return server, desk, addresses
 
 
 def _listen(server: grpc.Server, address: str) -> str:
