@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +36,14 @@ def _opened(browser: Any, address: str, width: int = 1280, scheme: str = "light"
         yield page, said, asked
     finally:
         page.close()
+
+
+def _until(page: Any, condition: str) -> None:
+    """Wait for a condition on the page; from outside, because its policy lets nobody evaluate text inside it."""
+    give_up_s = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < give_up_s, condition
+        page.wait_for_timeout(50)
 
 
 @contextlib.contextmanager
@@ -76,15 +86,13 @@ def test_it_is_live_shows_what_happens_and_speaks_to_nobody_else(browser, placed
         chain = page.locator(".chain")
         assert chain.locator(".pill").inner_text().endswith("no traffic")
         assert "No requests lately" in chain.inner_text()
-        page.wait_for_function("document.querySelector('.node .figure span').textContent === '0'")
+        _until(page, "document.querySelector('.node .figure span').textContent === '0'")
         with _traffic(mobile.address, "digits"):
             page.wait_for_selector(".chain[data-active] .pill[data-state=good]")
             page.wait_for_selector(".link[data-state=up]")
-            page.wait_for_function("parseFloat(document.querySelector('.node .figure span').textContent) > 2")
+            _until(page, "parseFloat(document.querySelector('.node .figure span').textContent) > 2")
             first = node.locator("dd").nth(2).inner_text()
-            page.wait_for_function(
-                "before => document.querySelectorAll('.node dd')[2].textContent !== before", arg=first
-            )
+            _until(page, f"document.querySelectorAll('.node dd')[2].textContent !== {json.dumps(first)}")
             assert "digits answers over mobile \u2192 edge" in page.locator("#verdict").inner_text()
             assert page.locator(".chain .spark path.p50").get_attribute("d")
             assert page.locator(".chain .bar i").count() >= 4
@@ -95,9 +103,9 @@ def test_it_is_live_shows_what_happens_and_speaks_to_nobody_else(browser, placed
             assert page.locator(".node[data-state=down] h3").inner_text() == "edge"
             assert page.locator(".chain .pill").inner_text().endswith("broken")
             assert page.locator("#announcement").inner_text() == "edge is down"
-            page.wait_for_function("document.querySelector('#refusals tbody').textContent.includes('unavailable')")
+            _until(page, "document.querySelector('#refusals tbody').textContent.includes('unavailable')")
         undeploy("digits", placement[:1])
-        page.wait_for_function("document.querySelectorAll('.chain').length === 1")
+        _until(page, "document.querySelectorAll('.chain').length === 1")
         assert said == []
         assert {url.removeprefix(console.address) for url in asked} == {"", "console.css", "console.js", "events"}
 

@@ -205,6 +205,19 @@ def test_real_nodes_tell_what_passed_through_them(start_node, chain, inputs, dir
     assert sent == value(told, "tierwise_link_received_bytes_total", link="clients") > 0
 
 
+def test_a_version_that_was_replaced_has_no_series_left(start_node, chain, other_chain) -> None:
+    node = start_node("edge")
+    with InferenceClient(node.tcp) as client:
+        for artifact in (chain, other_chain, chain):
+            deploy(artifact, "m", [Placed(control=node.unix, share=Share())])
+        text = client.metrics()
+    served = [
+        dict(have)["version"] for have in samples(text, "tierwise_request_seconds_count") if ("model", "m") in have
+    ]
+    assert len(served) == 1
+    assert value(text, "tierwise_models_loaded") == 2
+
+
 def test_a_link_that_died_is_told_and_written_down(start_node, chain, inputs) -> None:
     edge, mobile = start_node("edge"), start_node("mobile")
     placement = [

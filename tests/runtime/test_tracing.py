@@ -51,9 +51,9 @@ def nodes(folder, seen: Seen, tracing: dict[str, Tracing | None]) -> Iterator[di
             place = folder / tier
             place.mkdir()
             forwards = stack.enter_context(_Forwards())
-            server, (addresses[tier],) = _start(
-                NodeSpec(listen=("127.0.0.1:0",), tier=tier, threads=1), place, forwards, observer
-            )
+            spec = NodeSpec(listen=("127.0.0.1:0",), tier=tier, threads=1)
+            server, desk, (addresses[tier],) = _start(spec, place, forwards, observer, log)
+            stack.callback(desk.close)
             stack.callback(lambda server=server: server.stop(0).wait())
         yield addresses
 

@@ -112,7 +112,7 @@ def test_a_connection_over_a_silent_link_does_not_wait_for_ever() -> None:
         client.infer("m", INPUTS)
         found = []
         for entry in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as one:
+            with contextlib.suppress(OSError, IndexError), socket.socket(fileno=os.dup(int(entry.name))) as one:
                 if one.getpeername()[1] == int(address.rpartition(":")[2]):
                     found.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
     assert found == [5000]

@@ -2,6 +2,7 @@
 
 from tierwise.runtime._adaptive import AdaptivePipeline, AnswerObserver, PipelineFacts
 from tierwise.runtime._breaker import Breaker, BreakerSpec
+from tierwise.runtime._check import check
 from tierwise.runtime._chooser import Candidate, Choice, Chooser
 from tierwise.runtime._client_metrics import ClientMetrics
 from tierwise.runtime._deploy import deploy, undeploy
@@ -17,7 +18,7 @@ from tierwise.runtime._probe import PROBE
 from tierwise.runtime._rollout import NodeSurvey, Rollout, is_serving, roll_out, survey, withdraw
 from tierwise.runtime._route import PathFacts
 from tierwise.runtime._serve import serve
-from tierwise.runtime._spec import NodeSpec, Placed, Share
+from tierwise.runtime._spec import Batching, NodeSpec, Placed, Share
 from tierwise.runtime._tracing import Tracing, open_tracing
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PROBE",
     "AdaptivePipeline",
     "AnswerObserver",
+    "Batching",
     "Breaker",
     "BreakerSpec",
     "Candidate",
@@ -48,6 +50,7 @@ __all__ = [
     "Rollout",
     "Share",
     "Tracing",
+    "check",
     "default_threads",
     "deploy",
     "is_serving",

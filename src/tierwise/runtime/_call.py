@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, final
+from typing import Any, Protocol, final
 
 import numpy.typing as npt
 
 from tierwise.runtime._guard import ANYBODY, Principal
-from tierwise.runtime._hop import Account, to_parameters
+from tierwise.runtime._hop import ACCOUNT, Account, to_parameters
 from tierwise.runtime._visit import Visit
 from tierwise.wire import Framed, Parameter
 
-__all__ = ["ACCOUNT", "Answer", "Call", "Contents", "Tensors"]
+__all__ = ["Answer", "Call", "Contents", "Tensors"]
 
 Tensors = dict[str, npt.NDArray[Any]]
-
-ACCOUNT: Final = "tierwise.account"
-"""The request parameter that asks for the account of an answer."""
 
 
 class Contents(Protocol):
@@ -48,9 +45,9 @@ class Call:
         version: Version of the model; empty: the newest that is ready.
         id: The client's name for it.
         wanted: Names of the outputs wanted; empty: all.
-        timeout_s: Time from ``received_ns`` on that the client waits; None where it did not say.
-        priority: 1 is served first; 0: the model's default.
-        parameters: The request's parameters.
+        timeout_s: Time from ``received_ns`` on that the protocol lets the client wait; None where it does not say.
+        parameters: The request's parameters. The desk heeds ``priority`` (1 is served first, 0 as the model says),
+            ``timeout`` (microseconds from ``received_ns`` on) and ``tierwise.account``.
         headers: Headers that observers may want (``traceparent``, ``tracestate``), names in lower case.
         principal: Who asks.
         front: Protocol it came by.
@@ -65,7 +62,6 @@ class Call:
     id: str = ""
     wanted: tuple[str, ...] = ()
     timeout_s: float | None = None
-    priority: int = 0
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     principal: Principal = ANYBODY
@@ -100,11 +96,15 @@ class Answer:
         return self.outputs.tensors() if isinstance(self.outputs, Framed) else self.outputs
 
     def told(self) -> dict[str, Parameter]:
-        """The account as parameters of the answer; ends the stage ``encode``: call it when the tensors are encoded.
+        """The account as parameters of the answer; empty where the request did not ask for it.
+
+        Call it when the tensors are encoded: it ends the stage ``encode``.
 
         The account cannot hold the time of its own encoding, nor of joining it to the contents (a copy of them); both
         count as the way back.
         """
+        if not self.call.parameters.get(ACCOUNT):
+            return {}
         self.visit.encoded()
         now_ns = self.visit.now_ns()
         return to_parameters(self.account, self.visit.timeline.entries(), self.call.received_ns, now_ns)

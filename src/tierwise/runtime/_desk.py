@@ -7,6 +7,8 @@ methods, all inside `Desk.refusals`, so that the only exception a front ever mee
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,7 @@ from tierwise._clock import Clock
 from tierwise._errors import InputError
 from tierwise.runtime._call import Call
 from tierwise.runtime._guard import Guard, Method, Peer, Principal
+from tierwise.runtime._line import Line
 from tierwise.runtime._observer import Answered, Observer, Refused
 from tierwise.runtime._probe import Probe
 from tierwise.runtime._refusal import Code, RefusalError, code_of
@@ -28,7 +31,6 @@ from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
 from tierwise.runtime._spec import NodeSpec, Share
 from tierwise.runtime._statistics import ModelStatistics
-from tierwise.runtime._turnstile import Turnstile
 from tierwise.runtime._visit import Visit
 from tierwise.wire import ModelMetadata, ModelStatus, ServerMetadata
 
@@ -47,7 +49,7 @@ class Desk:
     Args:
         spec: How the node serves.
         repository: Its models.
-        turnstile: Who computes next.
+        line: Where requests wait for their turn.
         clock: The host's clock.
         guard: Who may ask.
         observer: Who is told.
@@ -57,14 +59,15 @@ class Desk:
         self,
         spec: NodeSpec,
         repository: Repository,
-        turnstile: Turnstile,
+        line: Line,
         clock: Clock,
         guard: Guard,
         observer: Observer,
     ) -> None:
         self.spec, self.clock = spec, clock
-        self._repository, self._turnstile, self._guard, self._observer = repository, turnstile, guard, observer
-        self._places = threading.BoundedSemaphore(spec.max_waiting)
+        self._repository, self._line, self._guard, self._observer = repository, line, guard, observer
+        self._door = threading.Condition()
+        self._inside, self._closing = 0, False
         self._pool = ThreadPoolExecutor(spec.max_waiting, thread_name_prefix="desk")  # starts threads when needed
 
     def close(self) -> None:
@@ -120,9 +123,7 @@ class Desk:
         model: Served | Probe | None = None
         try:
             with self._place(call.size_bytes):
-                visit = Visit(
-                    self.spec.tier, self._turnstile, self.spec.pace_frac, self.clock, call.timeout_s, call.received_ns
-                )
+                visit = self._visit(call)
                 model = self._repository.model(call.model, call.version)
                 answer = model.answer(call, visit)
                 with visit.encoding():
@@ -164,8 +165,11 @@ class Desk:
         return self._pool.submit(self.answer, call)
 
     def _visit(self, call: Call) -> Visit:
-        spec = self.spec
-        return Visit(spec.tier, self._turnstile, spec.pace_frac, self.clock, call.timeout_s, call.received_ns)
+        spec, timeout_s, asked_us = self.spec, call.timeout_s, _whole(call, "timeout")
+        if asked_us:
+            timeout_s = asked_us / 1e6 if timeout_s is None else min(timeout_s, asked_us / 1e6)
+        priority = _whole(call, "priority")
+        return Visit(spec.tier, self._line, spec.pace_frac, self.clock, timeout_s, call.received_ns, priority)
 
     @contextmanager
     def _place(self, size_bytes: int) -> Iterator[None]:
@@ -175,17 +179,35 @@ class Desk:
                 f"a request must have at most {most_bytes:,} bytes", got=f"{size_bytes:,}", fix="Send fewer items"
             )
             raise RefusalError(Code.TOO_LARGE, large)
-        if not self._places.acquire(blocking=False):
-            full = InputError(f"at most {self.spec.max_waiting} requests may wait", fix="Ask again later")
-            raise RefusalError(Code.EXHAUSTED, full, retry_after_s=1.0)
+        with self._enter(self.spec.max_waiting):
+            yield
+
+    @contextmanager
+    def _enter(self, most: float) -> Iterator[None]:
+        with self._door:
+            if self._closing:
+                raise RefusalError(Code.UNAVAILABLE, InputError("a node that is going away takes no new requests"))
+            if self._inside >= most:
+                full = InputError(f"at most {self.spec.max_waiting} requests may wait", fix="Ask again later")
+                raise RefusalError(Code.EXHAUSTED, full, retry_after_s=1.0)
+            self._inside += 1
         try:
             yield
         finally:
-            self._places.release()
+            with self._door:
+                self._inside -= 1
+                if self._closing:
+                    self._door.notify_all()
+
+    def drain(self, grace_s: float) -> bool:
+        """Refuse what comes from now on (`ready` says so) and wait for what is under way; whether all of it ended."""
+        with self._door:
+            self._closing = True
+            return self._door.wait_for(lambda: self._inside == 0, grace_s)
 
     def ready(self) -> bool:
         """Whether requests are answered (a node that is live but going away answers no new ones)."""
-        return True
+        return not self._closing
 
     def metadata(self) -> ServerMetadata:
         """What the node says about itself."""
@@ -197,7 +219,7 @@ class Desk:
             self._repository.model(name, version)
         except RefusalError:
             return False
-        return True
+        return self.ready()
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """What the node says about a model.
@@ -206,7 +228,8 @@ class Desk:
             RefusalError: There is none of that name and version.
         """
         with self.refusals():
-            return self._repository.model(name, version).metadata(self.spec.tier)
+            told = self._repository.model(name, version).metadata(self.spec.tier)
+            return dataclasses.replace(told, versions=self._repository.versions(name) or told.versions)
 
     def statistics(self, name: str = "", version: str = "") -> tuple[ModelStatistics, ...]:
         """What models have done: of one version, of all versions of a name, or of all models.
@@ -242,11 +265,16 @@ class Desk:
         Raises:
             RefusalError: It cannot be served; what was served under the name still is.
         """
-        with self.refusals():
-            started_ns = self.clock.now_ns()
+        with self.refusals(), self._enter(math.inf):
+            started_ns, before = self.clock.now_ns(), self._versions(name)
             version = self._repository.load(name, Share() if config is None else _share(config), files)
             _give_memory_back()
             self._observer.loaded(name, version, (self.clock.now_ns() - started_ns) / 1e9)
+            for old in before - self._versions(name):
+                self._observer.unloaded(name, old)
+
+    def _versions(self, name: str) -> set[str]:
+        return {entry.version for entry in self._repository.index() if entry.ready and entry.name == name}
 
     def unload(self, name: str) -> None:
         """Stop serving ``name``; requests under way are answered.
@@ -257,6 +285,14 @@ class Desk:
         with self.refusals():
             for version in self._repository.unload(name):
                 self._observer.unloaded(name, version)
+
+
+def _whole(call: Call, name: str) -> int:
+    """A parameter that is a whole number; 0 where the request has none."""
+    value = call.parameters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise InputError("the parameter must be a whole number from 0 on", got=repr(value)[:80], where=name)
+    return value
 
 
 def _share(text: bytes) -> Share:

@@ -198,8 +198,11 @@ def _encode(answer: Answer) -> bytes:
         message.model_name, message.model_version, message.id = answer.model, answer.version, answer.id
     else:
         framed = infer_response(answer.model, answer.id, answer.outputs, answer.version)
+    told = answer.told()
+    if not told:
+        return framed.encode()
     account = protocol.ModelInferResponse()
-    write_parameters(account.parameters, answer.told())
+    write_parameters(account.parameters, told)
     return framed.encode(account.SerializeToString())
 
 

@@ -14,15 +14,18 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import msgspec
 
 from tierwise import __version__
 from tierwise.runtime._visit import Timeline
-from tierwise.wire import Exchange, Parameter, read_parameters
+from tierwise.wire import Exchange, Framed, Parameter, read_parameters
 
-__all__ = ["Account", "clock_name", "count_hop", "to_parameters"]
+__all__ = ["ACCOUNT", "Account", "ask_account", "clock_name", "count_hop", "to_parameters"]
+
+ACCOUNT: Final = "tierwise.account"
+"""The request parameter that asks for the account of an answer: who took part and where the time went."""
 
 _STAGES = msgspec.json.Decoder(list[tuple[str, str, int]])
 _PATH = msgspec.json.Decoder(list[str])
@@ -59,6 +62,12 @@ class Account:
     bytes_down: int = 0
     exit_frac: float | None = None
     way_ns: int | None = None
+
+
+def ask_account(request: Framed) -> Framed:
+    """The request, asking for the account of its answer."""
+    request.message.parameters[ACCOUNT].bool_param = True
+    return request
 
 
 def to_parameters(

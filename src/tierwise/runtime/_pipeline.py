@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import PAYLOAD_INPUT, InputEncoding, to_payload
 from tierwise.measure import Reply, StageTime
-from tierwise.runtime._hop import count_hop
+from tierwise.runtime._hop import ask_account, count_hop
 from tierwise.runtime._tracing import Tracing
 from tierwise.runtime._visit import Timeline
 from tierwise.wire import TRACEPARENT, Exchange, Framed, InferenceClient, infer_request, status_of
@@ -106,7 +106,7 @@ class Pipeline:
         """
         started_ns = time.monotonic_ns()
         tensors = payload_of(self._encoding, items)
-        request = infer_request(self.model, tensors)
+        request = ask_account(infer_request(self.model, tensors))
         timeline = Timeline()
         timeline.add(CLIENT, "encode", time.monotonic_ns() - started_ns)
         exchange = self._exchange(request, timeout_s)

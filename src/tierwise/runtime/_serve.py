@@ -22,6 +22,7 @@ from tierwise.runtime._desk import Desk
 from tierwise.runtime._executor import default_threads
 from tierwise.runtime._grpc_front import GrpcFront
 from tierwise.runtime._guard import OpenGuard
+from tierwise.runtime._line import Line
 from tierwise.runtime._log import EventLog, open_log
 from tierwise.runtime._metrics import NodeMetrics
 from tierwise.runtime._metrics_server import metrics_server
@@ -32,14 +33,14 @@ from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
 from tierwise.runtime._spec import NodeSpec, Share
 from tierwise.runtime._tracing import open_tracing
-from tierwise.runtime._turnstile import Turnstile
 from tierwise.wire import CHANNEL_OPTIONS, InferenceClient
 
 __all__ = ["serve"]
 
 # Threads beside those that requests for inference may take up, so that liveness is answered and models are loaded.
 _SPARE_THREADS = 16
-_GRACE_S = 2.0
+# For answers that are made but not yet sent.
+_LAST_S = 0.5
 
 
 def serve(spec: NodeSpec) -> None:
@@ -57,16 +58,17 @@ def serve(spec: NodeSpec) -> None:
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with _repository_folder(spec) as folder, _Forwards() as forwards, _observed(spec) as (observer, log):
-            server, addresses = _start(spec, folder, forwards, observer)
+            server, desk, addresses = _start(spec, folder, forwards, observer, log)
             print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
             log.info("ready", addresses=", ".join(addresses), version=__version__)
             stopped.wait()
             log.info("draining")
-            # Requests under way get a moment; those that wait for a node above are then cut off with its client.
-            ended = server.stop(_GRACE_S)
-            ended.wait(_GRACE_S)
+            # Requests under way get their time; those that wait for a node above are then cut off with its client.
+            desk.drain(spec.grace_s)
+            ended = server.stop(_LAST_S)
             forwards.close()
             ended.wait()
+            desk.close()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -128,18 +130,26 @@ def _repository_folder(spec: NodeSpec) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(spec: NodeSpec, folder: Path, forwards: _Forwards, observer: Observer) -> tuple[grpc.Server, list[str]]:
-    guard = OpenGuard()
+def _start(
+    spec: NodeSpec, folder: Path, forwards: _Forwards, observer: Observer, log: EventLog
+) -> tuple[grpc.Server, Desk, list[str]]:
+    guard, clock = OpenGuard(), SystemClock()
+    width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
+    line = Line(width, clock)
 
     def make(name: str, version: str, artifact: Artifact, share: Share) -> Served:
         # The quota is read when a model is loaded: it may have been set after the node was started.
         threads = spec.threads or default_threads(spec.cpus)
         forward = forwards.client(share.forward) if share.forward else None
-        return Served(name, version, artifact, share, threads, forward, observer)
+        return Served(name, version, artifact, share, threads, spec.batching, line, forward, observer)
 
     repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
-    width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
-    desk = Desk(spec, repository, Turnstile(width), SystemClock(), guard, observer)
+    for name, reason in repository.restore().items():
+        log.error("model is not served again", model=name, reason=reason)
+    for entry in repository.index():
+        if entry.ready and entry.name != PROBE:
+            observer.loaded(entry.name, entry.version, 0.0)
+    desk = Desk(spec, repository, line, clock, guard, observer)
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
     front = GrpcFront(desk)
     # Two nodes on one port would share its requests; the second shall fail instead.
@@ -147,7 +157,7 @@ def _start(spec: NodeSpec, folder: Path, forwards: _Forwards, observer: Observer
     server.add_generic_rpc_handlers((front.routes(), front.own_routes()))
     addresses = [_listen(server, address) for address in spec.listen]
     server.start()
-    return server, addresses
+    return server, desk, addresses
 
 
 def _listen(server: grpc.Server, address: str) -> str:

@@ -9,13 +9,15 @@ import grpc
 
 from tierwise._errors import InputError, RemoteError, SpecError
 from tierwise.artifact import PAYLOAD_INPUT, Artifact, ImageInput, Preprocessor, TensorInput, TensorSpec
+from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
-from tierwise.runtime._hop import Account, count_hop
+from tierwise.runtime._hop import Account, ask_account, count_hop
+from tierwise.runtime._line import Line
 from tierwise.runtime._observer import Forwarded, Observer
 from tierwise.runtime._passage import Passage, merge
 from tierwise.runtime._refusal import Code, RefusalError
-from tierwise.runtime._spec import Share
+from tierwise.runtime._spec import Batching, Share
 from tierwise.runtime._statistics import Counters
 from tierwise.runtime._visit import Visit
 from tierwise.wire import Exchange, Framed, InferenceClient, ModelMetadata, infer_request, status_of
@@ -47,6 +49,8 @@ class Served:
         artifact: A verified artifact.
         share: Which part of it.
         threads: Threads of its sessions, where the share does not say.
+        batching: How it computes several requests at once, where the share does not say.
+        line: Where its requests wait.
         forward: A client of the next node, where the share names one.
         observer: Who is told of what goes to the next node.
 
@@ -64,6 +68,8 @@ class Served:
         artifact: Artifact,
         share: Share,
         threads: int,
+        batching: Batching | None,
+        line: Line,
         forward: InferenceClient | None,
         observer: Observer,
     ) -> None:
@@ -87,12 +93,9 @@ class Served:
             )
         if forward is not None and runs and self._last == count:
             raise SpecError("a share that runs the last segment must not forward", got=share.forward, where=name)
-        self._executor = Executor(artifact, (self._first, self._last), share.threads or threads) if runs else None
-        self._preprocessor = (
-            Preprocessor(artifact.manifest.input, artifact.directory) if runs and self._first == 0 else None
-        )
-        self._stage = _stage(self._first, self._last, count)
         self.counters = Counters()
+        self._executor = Executor(artifact, (self._first, self._last), share.threads or threads) if runs else None
+        self._batcher = None if self._executor is None else self._batched(self._executor, batching, line)
         self._output_names = [spec.name for spec in artifact.manifest.outputs]
 
     def answer(self, call: Call, visit: Visit) -> Answer:
@@ -107,9 +110,9 @@ class Served:
         unknown = [name for name in wanted if name not in self._output_names]
         if unknown:
             raise InputError(f"outputs must be among {self._output_names}", got=repr(unknown[0]))
-        executor, forward = self._executor, self._forward
-        if executor is not None:
-            passage = self._compute(executor, call, visit)
+        batcher, forward = self._batcher, self._forward
+        if batcher is not None:
+            passage = self._compute(batcher, call, visit)
             if forward is None or passage.all_left:
                 account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
                 return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
@@ -134,18 +137,19 @@ class Served:
         request.message.model_name, request.message.model_version = self._forward_model, ""
         return request
 
-    def _compute(self, executor: Executor, call: Call, visit: Visit) -> Passage:
+    def _batched(self, executor: Executor, batching: Batching | None, line: Line) -> Batcher:
+        manifest = self.artifact.manifest
+        prepare = Preprocessor(manifest.input, self.artifact.directory) if self._first == 0 else None
+        stage = _stage(self._first, self._last, len(manifest.segments))
+        share = self.share
+        return Batcher(
+            executor, prepare, stage, share.batching or batching, manifest.outputs, share.priority, self.counters, line
+        )
+
+    def _compute(self, batcher: Batcher, call: Call, visit: Visit) -> Passage:
         with visit.computing("decode"):
             tensors = call.contents.tensors()
-        with visit.turn():
-            if self._preprocessor is not None:
-                with visit.computing("preprocess"):
-                    tensors = self._preprocessor(tensors)
-            with visit.computing(self._stage):
-                passage = executor.advance(tensors)
-        visit.items = visit.batch_size = executor.batch_of(tensors)
-        self.counters.executed(visit.items, visit.spent())
-        return passage
+        return batcher.compute(tensors, visit)
 
     def _merged(self, wanted: tuple[str, ...], passage: Passage, rest: Tensors) -> Tensors:
         """The answer to the whole request from that to the items that left here and that to the rest."""
@@ -171,7 +175,7 @@ class Served:
 
     def _pass_on(self, forward: InferenceClient, onward: Framed, call: Call, visit: Visit) -> tuple[Framed, Account]:
         try:
-            exchange: Exchange = forward.exchange(onward, visit.left_s, self._observer.onward(call))
+            exchange: Exchange = forward.exchange(ask_account(onward), visit.left_s, self._observer.onward(call))
         except RemoteError as error:
             self._observer.forward_failed(call, forward.address, status_of(error).name)
             # Its message names the address, and what the node above said names that tier.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 from tierwise._clock import Clock
-from tierwise._errors import RemoteError
-from tierwise.runtime._refusal import Code, RefusalError
-from tierwise.runtime._turnstile import Turnstile
+from tierwise.runtime._curve import Curve
+from tierwise.runtime._line import Line, Ticket
 
 __all__ = ["Timeline", "Visit"]
 
@@ -40,11 +39,12 @@ class Visit:
 
     Args:
         tier: The node's tier.
-        turnstile: Who computes next.
+        line: Where it waits for its turn.
         pace_frac: See `NodeSpec`.
         clock: The host's clock.
         timeout_s: Time the client waits from ``received_ns`` on; None where it did not say.
         received_ns: When the request had arrived; None: now.
+        priority: Its place in the line: lower goes first; 0: as the model says.
 
     Attributes:
         tier: The node's tier.
@@ -57,16 +57,17 @@ class Visit:
     def __init__(
         self,
         tier: str,
-        turnstile: Turnstile,
+        line: Line,
         pace_frac: float,
         clock: Clock,
         timeout_s: float | None = None,
         received_ns: int | None = None,
+        priority: int = 0,
     ) -> None:
         self.tier, self.timeline = tier, Timeline()
         self.items = self.batch_size = 0
         self.marks: list[tuple[str, int, int]] = []
-        self._turnstile, self._clock, self._timeout_s = turnstile, clock, timeout_s
+        self._line, self._clock, self._timeout_s, self._priority = line, clock, timeout_s, priority
         self._stretch = 1.0 / pace_frac - 1.0
         self._owed_ns = 0.0
         self._started_ns = clock.now_ns() if received_ns is None else received_ns
@@ -83,25 +84,30 @@ class Visit:
         """The host's clock."""
         return self._clock.now_ns()
 
+    def ticket(
+        self, items: int = 1, key: Hashable = None, curve: Curve | None = None, load: Any = None, priority: int = 2
+    ) -> Ticket:
+        """A place in the line for this request; ``priority`` counts where the request has none of its own."""
+        deadline_ns = None if self._timeout_s is None else self._started_ns + round(self._timeout_s * 1e9)
+        return Ticket(self._priority or priority, deadline_ns, items, key, curve, load=load)
+
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, ticket: Ticket | None = None) -> Iterator[None]:
         """The stage ``queue``, then the block while this request has its turn to compute.
 
         Raises:
-            RefusalError: The client has given up meanwhile; nobody would read what is computed.
+            RefusalError: The client's deadline cannot be met or passed; nobody would read what is computed.
         """
-        started_ns = self._clock.now_ns()
-        with self._turnstile.turn():
-            now_ns = self._clock.now_ns()
-            waited_ns = now_ns - started_ns
-            self.timeline.add(self.tier, "queue", waited_ns)
-            self.marks.append(("queue", started_ns, now_ns))
-            if self._timeout_s is not None and self._clock.now_ns() - self._started_ns > self._timeout_s * 1e9:
-                late = RemoteError(
-                    f"the request must get its turn within {self._timeout_s:.3g} s", got=f"{waited_ns / 1e9:.3g} s"
-                )
-                raise RefusalError(Code.TOO_LATE, late)
+        ticket = ticket or self.ticket()
+        with self._line.turn(ticket):
+            self.queued(ticket.joined_ns)
             yield
+
+    def queued(self, joined_ns: int) -> None:
+        """The stage ``queue`` began at ``joined_ns`` and ends now."""
+        now_ns = self._clock.now_ns()
+        self.timeline.add(self.tier, "queue", now_ns - joined_ns)
+        self.marks.append(("queue", joined_ns, now_ns))
 
     @contextmanager
     def computing(self, stage: str) -> Iterator[None]:

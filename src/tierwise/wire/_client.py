@@ -23,6 +23,7 @@ from tierwise.wire._messages import (
     decode_response,
     infer_request,
     read_parameters,
+    write_parameters,
 )
 from tierwise.wire._push import Push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
@@ -266,6 +267,8 @@ class InferenceClient:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        version: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
     ) -> Inference:
         """Ask a model.
 
@@ -274,11 +277,16 @@ class InferenceClient:
             inputs: Tensors by name; BYTES as object arrays of bytes.
             outputs: Names of the outputs wanted; None: all.
             timeout_s: Default: the client's.
+            version: Version of the model; empty: the newest.
+            parameters: Parameters of the request (``priority``, ``timeout`` in microseconds, ...).
 
         Raises:
             InputError: A tensor has no counterpart in the protocol.
         """
-        exchange = self.exchange(infer_request(model, inputs, outputs), timeout_s)
+        request = infer_request(model, inputs, outputs)
+        request.message.model_version = version
+        write_parameters(request.message.parameters, parameters or {})
+        exchange = self.exchange(request, timeout_s)
         try:
             tensors = exchange.response.tensors()
         except InputError as error:
