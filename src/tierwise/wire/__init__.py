@@ -13,6 +13,7 @@ from tierwise.wire._client import (
 from tierwise.wire._frames import Field, message_fields
 from tierwise.wire._messages import (
     METHODS,
+    METRICS_PATH,
     Framed,
     Parameter,
     decode_request,
@@ -25,10 +26,13 @@ from tierwise.wire._messages import (
 from tierwise.wire._push import Push, decode_push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
+from tierwise.wire._trace_context import TRACEPARENT, TraceContext
 
 __all__ = [
     "CHANNEL_OPTIONS",
     "METHODS",
+    "METRICS_PATH",
+    "TRACEPARENT",
     "Exchange",
     "Field",
     "Framed",
@@ -40,6 +44,7 @@ __all__ = [
     "Parameter",
     "Push",
     "ServerMetadata",
+    "TraceContext",
     "decode_push",
     "decode_request",
     "decode_response",
