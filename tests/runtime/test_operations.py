@@ -27,8 +27,10 @@ def node(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_a_node_that_is_told_to_stop_answers_what_it_has_begun(start_node: Start) -> None:
-    running = start_node("leaving")
+def test_a_node_that_is_told_to_stop_answers_what_it_has_begun(start_node: Start, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("grace_s = 60.0\n")
+    running = start_node("leaving", "--config", str(config))
     came: list[Any] = []
     with InferenceClient(running.tcp) as client, InferenceClient(running.unix) as other:
         client.infer(PROBE, {"work": np.array([1])})
