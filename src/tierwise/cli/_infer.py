@@ -46,7 +46,7 @@ def command(model: str, file: Path | None, address: str, text: tuple[str, ...], 
     with InferenceClient(address) as client:
         metadata = client.model_metadata(model)
         inputs = {PAYLOAD_INPUT: _text_payload(text)} if file is None else _file_inputs(file, metadata)
-        answer = client.infer(model, inputs)
+        answer = client.infer(model, inputs, parameters={"tierwise.account": True})
     stages = json.loads(str(answer.parameters.get("tierwise.stages", "[]")))
     path = json.loads(str(answer.parameters.get("tierwise.path", "[]")))
     if as_json:
