@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from tierwise._errors import RemoteError
 from tierwise.artifact import Artifact, read_files
@@ -27,8 +28,10 @@ def node(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_a_node_that_is_told_to_stop_answers_what_it_has_begun(start_node: Start) -> None:
-    running = start_node("leaving")
+def test_a_node_that_is_told_to_stop_answers_what_it_has_begun(start_node: Start, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("grace_s = 60.0\n")
+    running = start_node("leaving", "--config", str(config))
     came: list[Any] = []
     with InferenceClient(running.tcp) as client, InferenceClient(running.unix) as other:
         client.infer(PROBE, {"work": np.array([1])})
@@ -119,3 +122,30 @@ def test_addresses_that_are_none_or_come_twice_are_found() -> None:
         "127.0.0.1:65536: an address must be HOST:PORT or unix:PATH"
     ]
     assert "given once, but got 127.0.0.1:9 2 times" in check(NodeSpec(listen=("127.0.0.1:9", "127.0.0.1:9")))[0]
+
+
+def test_the_statistics_extension_as_another_client_reads_it(
+    start_node: Start, chain: Artifact, inputs: dict[str, Any]
+) -> None:
+    node = start_node("counted")
+    with InferenceClient(node.unix) as client:
+        client.load("m", None, read_files(chain))
+        for _ in range(3):
+            client.infer("m", inputs)
+        with pytest.raises(RemoteError):
+            client.infer("m", {"x": inputs["x"]})
+    other = triton.InferenceServerClient(node.tcp)
+    try:
+        (model,) = other.get_inference_statistics("m").model_stats
+        assert {stats.name for stats in other.get_inference_statistics().model_stats} == {"m", PROBE}
+        with pytest.raises(triton.InferenceServerException, match="the model must be one of"):
+            other.get_inference_statistics("nobody")
+    finally:
+        other.close()
+    assert (model.name, model.version) == ("m", "1")
+    assert (model.inference_count, model.execution_count) == (6, 3)  # two items in each of three requests
+    assert (model.inference_stats.success.count, model.inference_stats.fail.count) == (3, 1)
+    assert model.inference_stats.success.ns >= model.inference_stats.compute_infer.ns > 0
+    ((size, runs),) = [(batch.batch_size, batch.compute_infer.count) for batch in model.batch_stats]
+    assert (size, runs) == (2, 3)
+    assert abs(time.time() * 1000 - model.last_inference) < 60_000

@@ -122,12 +122,16 @@ class Desk:
         self._observer.begun(call)
         model: Served | Probe | None = None
         try:
-            with self._place(call.size_bytes):
+            self._check_size(call.size_bytes)
+            self._enter(self.spec.max_waiting)
+            try:
                 visit = self._visit(call)
                 model = self._repository.model(call.model, call.version)
                 answer = model.answer(call, visit)
                 with visit.encoding():
                     body = call.encode(answer)
+            finally:
+                self._leave()
         except Exception as error:
             refusal, took_ns = self.refusal(error), self.clock.now_ns() - call.received_ns
             if model is not None:
@@ -135,7 +139,8 @@ class Desk:
             self._observer.refused(call, Refused("infer", call.model, refusal.code, refusal.text, took_ns))
             raise refusal from error
         answered_ns = self.clock.now_ns()
-        spent = visit.spent()
+        entries = visit.timeline.entries()
+        spent = {stage: ns for tier, stage, ns in entries if tier == visit.tier}
         model.counters.answered(max(visit.items, 1), answered_ns - call.received_ns, spent)
         self._observer.answered(
             call,
@@ -144,7 +149,7 @@ class Desk:
                 version=model.version,
                 received_ns=call.received_ns,
                 answered_ns=answered_ns,
-                stages=tuple(visit.timeline.entries()),
+                stages=tuple(entries),
                 queue_ns=spent.get("queue", 0),
                 batch_size=visit.batch_size,
                 bytes_in=call.size_bytes,
@@ -171,19 +176,15 @@ class Desk:
         priority = _whole(call, "priority")
         return Visit(spec.tier, self._line, spec.pace_frac, self.clock, timeout_s, call.received_ns, priority)
 
-    @contextmanager
-    def _place(self, size_bytes: int) -> Iterator[None]:
+    def _check_size(self, size_bytes: int) -> None:
         most_bytes = self.spec.max_message_bytes
         if size_bytes > most_bytes:
             large = InputError(
                 f"a request must have at most {most_bytes:,} bytes", got=f"{size_bytes:,}", fix="Send fewer items"
             )
             raise RefusalError(Code.TOO_LARGE, large)
-        with self._enter(self.spec.max_waiting):
-            yield
 
-    @contextmanager
-    def _enter(self, most: float) -> Iterator[None]:
+    def _enter(self, most: float) -> None:
         with self._door:
             if self._closing:
                 raise RefusalError(Code.UNAVAILABLE, InputError("a node that is going away takes no new requests"))
@@ -191,13 +192,12 @@ class Desk:
                 full = InputError(f"at most {self.spec.max_waiting} requests may wait", fix="Ask again later")
                 raise RefusalError(Code.EXHAUSTED, full, retry_after_s=1.0)
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._door:
-                self._inside -= 1
-                if self._closing:
-                    self._door.notify_all()
+
+    def _leave(self) -> None:
+        with self._door:
+            self._inside -= 1
+            if self._closing:
+                self._door.notify_all()
 
     def drain(self, grace_s: float) -> bool:
         """Refuse what comes from now on (`ready` says so) and wait for what is under way; whether all of it ended."""
@@ -265,9 +265,13 @@ class Desk:
         Raises:
             RefusalError: It cannot be served; what was served under the name still is.
         """
-        with self.refusals(), self._enter(math.inf):
+        with self.refusals():
             started_ns, before = self.clock.now_ns(), self._versions(name)
-            version = self._repository.load(name, Share() if config is None else _share(config), files)
+            self._enter(math.inf)
+            try:
+                version = self._repository.load(name, Share() if config is None else _share(config), files)
+            finally:
+                self._leave()
             _give_memory_back()
             self._observer.loaded(name, version, (self.clock.now_ns() - started_ns) / 1e9)
             for old in before - self._versions(name):

@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from tierwise._errors import InputError
 from tierwise.runtime._call import Answer, Call
 from tierwise.runtime._desk import Desk
-from tierwise.runtime._guard import Method, Peer
+from tierwise.runtime._guard import Method, Peer, Principal
 from tierwise.runtime._refusal import Code, RefusalError
 from tierwise.runtime._statistics import Duration, ModelStatistics
 from tierwise.wire import (
@@ -116,26 +116,12 @@ class GrpcFront:
         received_ns = self._desk.clock.now_ns()
         try:
             principal = self._desk.admit(_peer(context), "infer")
-            with self._desk.refusals():
-                request = decode_request(raw)
-                asked = request.message
-                call = Call(
-                    model=asked.model_name,
-                    contents=request,
-                    encode=_encode,
-                    size_bytes=len(raw),
-                    received_ns=received_ns,
-                    version=asked.model_version,
-                    id=asked.id,
-                    wanted=tuple(output.name for output in asked.outputs),
-                    timeout_s=_left_s(context),
-                    parameters=read_parameters(asked.parameters),
-                    headers=_trace_headers(context),
-                    principal=principal,
-                )
-            return self._desk.answer(call)
+            return self._desk.answer(_call(raw, received_ns, principal, context))
         except RefusalError as refusal:
             _abort(context, refusal)
+            raise
+        except Exception as error:  # of the decoding
+            _abort(context, self._desk.refusal(error))
             raise
 
     def _metadata(self, _: Any) -> Any:
@@ -174,6 +160,25 @@ class GrpcFront:
     def _unload(self, asked: Any) -> Any:
         self._desk.unload(asked.model_name)
         return protocol.RepositoryModelUnloadResponse()
+
+
+def _call(raw: bytes, received_ns: int, principal: Principal, context: grpc.ServicerContext) -> Call:
+    request = decode_request(raw)
+    asked = request.message
+    return Call(
+        model=asked.model_name,
+        contents=request,
+        encode=_encode,
+        size_bytes=len(raw),
+        received_ns=received_ns,
+        version=asked.model_version,
+        id=asked.id,
+        wanted=tuple(output.name for output in asked.outputs),
+        timeout_s=_left_s(context),
+        parameters=read_parameters(asked.parameters),
+        headers=_trace_headers(context),
+        principal=principal,
+    )
 
 
 def _parsing(name: str, answer: Callable[[Any], Any]) -> Callable[[bytes], bytes]:

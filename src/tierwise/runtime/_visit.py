@@ -11,7 +11,7 @@ from tierwise._clock import Clock
 from tierwise.runtime._curve import Curve
 from tierwise.runtime._line import Line, Ticket
 
-__all__ = ["Timeline", "Visit"]
+__all__ = ["Span", "Timeline", "Visit"]
 
 # A sleep lasts some 60 µs longer than asked, so shorter ones would only add error.
 _SHORTEST_SLEEP_NS = 50_000
@@ -71,7 +71,7 @@ class Visit:
         self._stretch = 1.0 / pace_frac - 1.0
         self._owed_ns = 0.0
         self._started_ns = clock.now_ns() if received_ns is None else received_ns
-        self._encoding: tuple[int, int] | None = None
+        self._encoding: Span | None = None
 
     @property
     def left_s(self) -> float | None:
@@ -109,23 +109,19 @@ class Visit:
         self.timeline.add(self.tier, "queue", now_ns - joined_ns)
         self.marks.append(("queue", joined_ns, now_ns))
 
-    @contextmanager
-    def computing(self, stage: str) -> Iterator[None]:
+    def computing(self, stage: str) -> Span:
         """The block is work of this node: it is timed and, where the node is paced, stretched.
 
         The stretch follows the calling thread's CPU time, so that neither waiting nor other processes are stretched
         too. A session with several threads computes on the calling thread throughout, which therefore stands for all.
         """
-        started = self._clock.now_ns(), time.thread_time_ns()
-        try:
-            yield
-        finally:
-            self._count(stage, *started)
+        return Span(self, stage)
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
         """As ``computing("encode")``, but the stage ends earlier where `encoded` is called in the block."""
-        self._encoding = self._clock.now_ns(), time.thread_time_ns()
+        self._encoding = self.computing("encode")
+        self._encoding.__enter__()
         try:
             yield
         finally:
@@ -134,14 +130,19 @@ class Visit:
     def encoded(self) -> None:
         """End the stage ``encode``, if it is under way."""
         if self._encoding is not None:
-            started, self._encoding = self._encoding, None
-            self._count("encode", *started)
+            span, self._encoding = self._encoding, None
+            span.__exit__(None, None, None)
 
     def spent(self) -> dict[str, int]:
         """Nanoseconds of this node by stage."""
         return {stage: ns for tier, stage, ns in self.timeline.entries() if tier == self.tier}
 
-    def _count(self, stage: str, started_ns: int, cpu_ns: int) -> None:
+    def cpu_ns(self) -> int:
+        """CPU time of the calling thread, where the node is paced; 0 otherwise, because asking takes a system call."""
+        return time.thread_time_ns() if self._stretch > 0 else 0
+
+    def count(self, stage: str, started_ns: int, cpu_ns: int) -> None:
+        """End a stage that began at ``started_ns`` with ``cpu_ns`` on the thread's account."""
         if self._stretch > 0:
             self._sleep(time.thread_time_ns() - cpu_ns)
         now_ns = self._clock.now_ns()
@@ -156,3 +157,19 @@ class Visit:
         started_ns = self._clock.now_ns()
         self._clock.sleep(self._owed_ns / 1e9)
         self._owed_ns -= self._clock.now_ns() - started_ns
+
+
+@final
+class Span:
+    """A block of work that is timed for a visit, see `Visit.computing`."""
+
+    __slots__ = ("_cpu_ns", "_stage", "_started_ns", "_visit")
+
+    def __init__(self, visit: Visit, stage: str) -> None:
+        self._visit, self._stage = visit, stage
+
+    def __enter__(self) -> None:
+        self._started_ns, self._cpu_ns = self._visit.now_ns(), self._visit.cpu_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._visit.count(self._stage, self._started_ns, self._cpu_ns)
