@@ -23,6 +23,7 @@ from tierwise.wire._messages import (
     write_parameters,
 )
 from tierwise.wire._push import Push, decode_push
+from tierwise.wire._rest import RestForm, rest_request, rest_response
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
 
@@ -39,6 +40,7 @@ __all__ = [
     "ModelStatus",
     "Parameter",
     "Push",
+    "RestForm",
     "ServerMetadata",
     "decode_push",
     "decode_request",
@@ -51,6 +53,8 @@ __all__ = [
     "message_fields",
     "protocol",
     "read_parameters",
+    "rest_request",
+    "rest_response",
     "status_of",
     "to_message",
     "write_parameters",
