@@ -1,7 +1,7 @@
 """Requests and answers of the protocol in their REST form, to and from the form that gRPC has them in.
 
-A body is JSON; with the binary tensor data extension, contents of tensors follow it in the order of their heads, and the
-header ``Inference-Header-Content-Length`` says where the JSON ends.
+A body is JSON; with the binary tensor data extension, contents of tensors follow it in the order of their heads, and
+the header ``Inference-Header-Content-Length`` says where the JSON ends.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class _Head(msgspec.Struct):
     name: str
     datatype: str
     shape: list[_Axis]
-    parameters: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies an empty mutable default
+    parameters: dict[str, Any] = {}
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Wanted(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}  # noqa: RUF012
+    parameters: dict[str, Any] = {}
 
 
 class _Asked(msgspec.Struct):
     inputs: list[_Head]
     id: str = ""
-    parameters: dict[str, Any] = {}  # noqa: RUF012
-    outputs: list[_Wanted] = []  # noqa: RUF012
+    parameters: dict[str, Any] = {}
+    outputs: list[_Wanted] = []
 
 
 _ASKED = msgspec.json.Decoder(_Asked)
