@@ -118,6 +118,10 @@ class Executor:
         """
         return self._advance(tensors, exits=True)
 
+    def batch_of(self, tensors: Mapping[str, npt.NDArray[Any]]) -> int:
+        """Items in tensors that `advance` accepts; 1 where no input has a batch axis."""
+        return next((tensors[spec.name].shape[0] for spec in self.inputs if spec.shape[:1] == (-1,)), 1)
+
     def _advance(self, tensors: Mapping[str, npt.NDArray[Any]], *, exits: bool) -> Passage:
         started_s = time.perf_counter()
         known = _checked(self.inputs, tensors)

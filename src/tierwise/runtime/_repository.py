@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-import grpc
-
 from tierwise._errors import InputError
 from tierwise.artifact import Artifact, open_artifact, receive_files
 from tierwise.runtime._probe import PROBE, Probe
-from tierwise.runtime._refusal import RefusalError
+from tierwise.runtime._refusal import Code, RefusalError
 from tierwise.runtime._served import Served
 from tierwise.runtime._spec import Share
 
@@ -31,6 +29,7 @@ class Entry:
     """A model of the repository: ``ready`` when it is served; ``reason`` says why it is not."""
 
     name: str
+    version: str
     ready: bool
     reason: str = ""
 
@@ -44,12 +43,12 @@ class Repository:
     Args:
         directory: Where received artifacts are kept.
         keep: Whether an unloaded model's artifact stays, to be loaded again without its files.
-        serve: Makes the served model from name, artifact and share.
+        serve: Makes the served model from name, version, artifact and share.
         probe: The built-in model.
     """
 
     def __init__(
-        self, directory: Path, keep: bool, serve: Callable[[str, Artifact, Share], Served], probe: Probe
+        self, directory: Path, keep: bool, serve: Callable[[str, str, Artifact, Share], Served], probe: Probe
     ) -> None:
         self._directory, self._keep, self._serve = directory, keep, serve
         self._models: dict[str, Served | Probe] = {PROBE: probe}
@@ -69,21 +68,34 @@ class Repository:
             raise _not_found(f"the version of model {name!r} must be '1'", version)
         return model
 
+    def models(self, name: str = "", version: str = "") -> list[Served | Probe]:
+        """What is served: of one version, of all versions of a name, or all.
+
+        Raises:
+            RefusalError: There is none of that name and version.
+        """
+        if name:
+            return [self.model(name, version)]
+        return [model for _, model in sorted(self._models.items())]
+
     def index(self) -> list[Entry]:
         """All models that are served or could be loaded without files."""
-        ready = [Entry(name, True) for name in sorted(self._models)]
+        ready = [Entry(model.name, model.version, True) for model in self.models()]
         if not self._directory.is_dir():
             return ready
         idle = sorted(path.name for path in self._directory.iterdir() if path.name not in self._models)
-        return ready + [Entry(name, False, "not loaded") for name in idle if _NAME.fullmatch(name)]
+        return ready + [Entry(name, "1", False, "not loaded") for name in idle if _NAME.fullmatch(name)]
 
-    def load(self, name: str, share: Share, files: Mapping[str, bytes | memoryview]) -> None:
+    def load(self, name: str, share: Share, files: Mapping[str, bytes | memoryview]) -> str:
         """Serve an artifact as ``name``; what was served under it stays until the new one is ready, or if it fails.
 
         Args:
             name: The name.
             share: Which part of the artifact this node runs.
             files: The artifact's files; empty: the artifact that was last received under this name.
+
+        Returns:
+            The version that is served now.
 
         Raises:
             InputError: The name cannot be used, or the share does not fit the artifact.
@@ -98,7 +110,7 @@ class Repository:
             folder = self._directory / name
             artifact = _receive(folder, files) if files else _received(name, folder)
             try:
-                self._models[name] = self._serve(name, artifact, share)
+                self._models[name] = self._serve(name, "1", artifact, share)
             except BaseException:
                 if files:
                     _forget(folder, artifact.directory)
@@ -106,9 +118,13 @@ class Repository:
             for old in _versions(folder):
                 if old != artifact.directory:
                     _forget(folder, old)
+            return "1"
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str) -> list[str]:
         """Stop serving ``name``; requests under way are answered.
+
+        Returns:
+            The versions that were served.
 
         Raises:
             InputError: It is the built-in model.
@@ -121,6 +137,7 @@ class Repository:
             del self._models[name]
             if not self._keep:
                 shutil.rmtree(self._directory / name, ignore_errors=True)
+            return ["1"]
 
 
 def _versions(folder: Path) -> list[Path]:
@@ -153,4 +170,4 @@ def _forget(folder: Path, version: Path) -> None:
 
 
 def _not_found(must: str, got: str) -> RefusalError:
-    return RefusalError(grpc.StatusCode.NOT_FOUND, InputError(must, got=repr(got)))
+    return RefusalError(Code.NOT_FOUND, InputError(must, got=repr(got)))

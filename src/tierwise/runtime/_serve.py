@@ -17,11 +17,14 @@ import grpc
 from tierwise._clock import SystemClock
 from tierwise._errors import UnavailableError
 from tierwise.artifact import Artifact
+from tierwise.runtime._desk import Desk
 from tierwise.runtime._executor import default_threads
+from tierwise.runtime._grpc_front import GrpcFront
+from tierwise.runtime._guard import OpenGuard
+from tierwise.runtime._observer import SilentObserver
 from tierwise.runtime._probe import Probe
 from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
-from tierwise.runtime._service import Service
 from tierwise.runtime._spec import NodeSpec, Share
 from tierwise.runtime._turnstile import Turnstile
 from tierwise.wire import CHANNEL_OPTIONS, InferenceClient
@@ -101,18 +104,21 @@ def _repository_folder(spec: NodeSpec) -> Iterator[Path]:
 
 
 def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Server, list[str]]:
-    def make(name: str, artifact: Artifact, share: Share) -> Served:
+    guard, observer = OpenGuard(), SilentObserver()
+
+    def make(name: str, version: str, artifact: Artifact, share: Share) -> Served:
         # The quota is read when a model is loaded: it may have been set after the node was started.
         threads = spec.threads or default_threads(spec.cpus)
-        return Served(name, artifact, share, threads, forwards.client(share.forward) if share.forward else None)
+        forward = forwards.client(share.forward) if share.forward else None
+        return Served(name, version, artifact, share, threads, forward, observer.onward)
 
     repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
     width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
-    service = Service(spec, repository, Turnstile(width), SystemClock())
+    desk = Desk(spec, repository, Turnstile(width), SystemClock(), guard, observer)
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
     # Two nodes on one port would share its requests; the second shall fail instead.
     server = grpc.server(pool, options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)))
-    server.add_generic_rpc_handlers((service.routes(),))
+    server.add_generic_rpc_handlers((GrpcFront(desk).routes(),))
     addresses = [_listen(server, address) for address in spec.listen]
     server.start()
     return server, addresses

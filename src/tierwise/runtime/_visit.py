@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
-import grpc
-
 from tierwise._clock import Clock
 from tierwise._errors import RemoteError
-from tierwise.runtime._refusal import RefusalError
+from tierwise.runtime._refusal import Code, RefusalError
 from tierwise.runtime._turnstile import Turnstile
 
 __all__ = ["Timeline", "Visit"]
@@ -45,17 +43,32 @@ class Visit:
         turnstile: Who computes next.
         pace_frac: See `NodeSpec`.
         clock: The host's clock.
-        timeout_s: Time the client still waits; None where it did not say.
+        timeout_s: Time the client waits from ``received_ns`` on; None where it did not say.
+        received_ns: When the request had arrived; None: now.
+
+    Attributes:
+        tier: The node's tier.
+        timeline: Its stages so far.
+        items: Items it holds; 0 before they are known.
+        batch_size: Items that were computed at once, others' among them; 0 where nothing was computed here.
     """
 
     def __init__(
-        self, tier: str, turnstile: Turnstile, pace_frac: float, clock: Clock, timeout_s: float | None = None
+        self,
+        tier: str,
+        turnstile: Turnstile,
+        pace_frac: float,
+        clock: Clock,
+        timeout_s: float | None = None,
+        received_ns: int | None = None,
     ) -> None:
         self.tier, self.timeline = tier, Timeline()
+        self.items = self.batch_size = 0
         self._turnstile, self._clock, self._timeout_s = turnstile, clock, timeout_s
         self._stretch = 1.0 / pace_frac - 1.0
         self._owed_ns = 0.0
-        self._started_ns = clock.now_ns()
+        self._started_ns = clock.now_ns() if received_ns is None else received_ns
+        self._encoding: tuple[int, int] | None = None
 
     @property
     def left_s(self) -> float | None:
@@ -63,6 +76,10 @@ class Visit:
         if self._timeout_s is None:
             return None
         return max(0.001, self._timeout_s - (self._clock.now_ns() - self._started_ns) / 1e9)
+
+    def now_ns(self) -> int:
+        """The host's clock."""
+        return self._clock.now_ns()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -79,7 +96,7 @@ class Visit:
                 late = RemoteError(
                     f"the request must get its turn within {self._timeout_s:.3g} s", got=f"{waited_ns / 1e9:.3g} s"
                 )
-                raise RefusalError(grpc.StatusCode.DEADLINE_EXCEEDED, late)
+                raise RefusalError(Code.TOO_LATE, late)
             yield
 
     @contextmanager
@@ -89,13 +106,35 @@ class Visit:
         The stretch follows the calling thread's CPU time, so that neither waiting nor other processes are stretched
         too. A session with several threads computes on the calling thread throughout, which therefore stands for all.
         """
-        started_ns, cpu_ns = self._clock.now_ns(), time.thread_time_ns()
+        started = self._clock.now_ns(), time.thread_time_ns()
         try:
             yield
         finally:
-            if self._stretch > 0:
-                self._sleep(time.thread_time_ns() - cpu_ns)
-            self.timeline.add(self.tier, stage, self._clock.now_ns() - started_ns)
+            self._count(stage, *started)
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """As ``computing("encode")``, but the stage ends earlier where `encoded` is called in the block."""
+        self._encoding = self._clock.now_ns(), time.thread_time_ns()
+        try:
+            yield
+        finally:
+            self.encoded()
+
+    def encoded(self) -> None:
+        """End the stage ``encode``, if it is under way."""
+        if self._encoding is not None:
+            started, self._encoding = self._encoding, None
+            self._count("encode", *started)
+
+    def spent(self) -> dict[str, int]:
+        """Nanoseconds of this node by stage."""
+        return {stage: ns for tier, stage, ns in self.timeline.entries() if tier == self.tier}
+
+    def _count(self, stage: str, started_ns: int, cpu_ns: int) -> None:
+        if self._stretch > 0:
+            self._sleep(time.thread_time_ns() - cpu_ns)
+        self.timeline.add(self.tier, stage, self._clock.now_ns() - started_ns)
 
     def _sleep(self, cpu_ns: int) -> None:
         """Sleep what the work owes; what a sleep lasted too long is taken off the next one."""

@@ -270,12 +270,20 @@ class InferenceClient:
         parameters = read_parameters(exchange.response.message.parameters)
         return Inference(tensors, parameters, exchange.sent_bytes, exchange.received_bytes)
 
-    def exchange(self, request: Framed, timeout_s: float | None = None) -> Exchange:
-        """Send a request as a message and give back the answer as a message, with times and sizes."""
+    def exchange(
+        self, request: Framed, timeout_s: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> Exchange:
+        """Send a request as a message and give back the answer as a message, with times and sizes.
+
+        Args:
+            request: The message.
+            timeout_s: Default: the client's.
+            headers: Sent beside it, as gRPC's metadata; names in lower case.
+        """
         started_ns = time.monotonic_ns()
         sent = request.encode()
         sent_ns = time.monotonic_ns()
-        received = self._call("ModelInfer", sent, request.message.model_name, timeout_s)
+        received = self._call("ModelInfer", sent, request.message.model_name, timeout_s, headers)
         answered_ns = time.monotonic_ns()
         try:
             response = decode_response(received)
@@ -290,9 +298,20 @@ class InferenceClient:
     def _ask(self, method: str, request: Any, model: str | None = None, timeout_s: float | None = None) -> Any:
         return METHODS[method][2].FromString(self._call(method, request.SerializeToString(), model, timeout_s))
 
-    def _call(self, method: str, sent: bytes, model: str | None, timeout_s: float | None) -> bytes:
+    def _call(
+        self,
+        method: str,
+        sent: bytes,
+        model: str | None,
+        timeout_s: float | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
         try:
-            received: bytes = self._calls[method](sent, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            received: bytes = self._calls[method](
+                sent,
+                timeout=self._timeout_s if timeout_s is None else timeout_s,
+                metadata=tuple(headers.items()) if headers else None,
+            )
         except grpc.RpcError as error:
             raise self._remote_error(error, method, model) from error
         except ValueError as error:  # what gRPC raises for a closed channel

@@ -109,13 +109,13 @@ def infer_request(model: str, tensors: Mapping[str, npt.NDArray[Any]], outputs: 
     return Framed(message, _fill(message.inputs, tensors))
 
 
-def infer_response(model: str, request_id: str, tensors: Mapping[str, npt.NDArray[Any]]) -> Framed:
+def infer_response(model: str, request_id: str, tensors: Mapping[str, npt.NDArray[Any]], version: str = "1") -> Framed:
     """An answer with raw contents, which share the arrays' memory.
 
     Raises:
         InputError: A tensor has no counterpart in the protocol.
     """
-    message = protocol.ModelInferResponse(model_name=model, model_version="1", id=request_id)
+    message = protocol.ModelInferResponse(model_name=model, model_version=version, id=request_id)
     return Framed(message, _fill(message.outputs, tensors))
 
 
