@@ -35,6 +35,13 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
     show_default=True,
     help="HOST:PORT or unix:PATH; may be given several times.",
 )
+@click.option(
+    "--rest",
+    metavar="ADDRESS",
+    multiple=True,
+    callback=_addresses,
+    help="HOST:PORT or unix:PATH for REST beside gRPC; may be given several times.",
+)
 @click.option("--tier", default="node", show_default=True, help="Name this node carries in timings and errors.")
 @click.option(
     "--cpus", type=click.FloatRange(min=0, min_open=True), help="CPUs to use [default: what the quota allows]."
@@ -52,13 +59,14 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
 )
 def command(
     listen: tuple[str, ...],
+    rest: tuple[str, ...],
     tier: str,
     cpus: float | None,
     threads: int | None,
     pace: float,
     repository: Path | None,
 ) -> None:
-    """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2 over gRPC.
+    """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2.
 
     Models arrive through the protocol's repository extension and are verified before they are served. Stop it with
     Ctrl-C or SIGTERM.
@@ -68,6 +76,7 @@ def command(
     serve(
         NodeSpec(
             listen=listen,
+            rest=rest,
             tier=tier,
             cpus=cpus,
             threads=threads,

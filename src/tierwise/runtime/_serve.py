@@ -51,11 +51,12 @@ def serve(spec: NodeSpec) -> None:
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with _repository_folder(spec) as folder, _Forwards() as forwards:
-            server, addresses = _start(spec, folder, forwards)
-            print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
-            stopped.wait()
-            # Requests under way get a moment; those that wait for a node above are then cut off with its client.
-            ended = server.stop(_GRACE_S)
+            server, desk, addresses = _start(spec, folder, forwards)
+            with _rest(spec, desk) as urls:
+                print(f"tierwise node {spec.tier} ready on {', '.join([*addresses, *urls])}", flush=True)
+                stopped.wait()
+                # Requests under way get a moment; those that wait for a node above are then cut off with its client.
+                ended = server.stop(_GRACE_S)
             ended.wait(_GRACE_S)
             forwards.close()
             ended.wait()
@@ -103,7 +104,20 @@ def _repository_folder(spec: NodeSpec) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Server, list[str]]:
+@contextmanager
+def _rest(spec: NodeSpec, desk: Desk) -> Iterator[list[str]]:
+    if not spec.rest:
+        yield []
+        return
+    # Here, because a node without it shall not pay for it.
+    from tierwise.runtime._rest_front import rest_app
+    from tierwise.runtime._rest_server import rest_server
+
+    with rest_server(rest_app(desk), spec.rest) as urls:
+        yield urls
+
+
+def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Server, Desk, list[str]]:
     guard, observer = OpenGuard(), SilentObserver()
 
     def make(name: str, version: str, artifact: Artifact, share: Share) -> Served:
@@ -121,7 +135,7 @@ def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Serv
     server.add_generic_rpc_handlers((GrpcFront(desk).routes(),))
     addresses = [_listen(server, address) for address in spec.listen]
     server.start()
-    return server, addresses
+    return server, desk, addresses
 
 
 def _listen(server: grpc.Server, address: str) -> str:

@@ -54,6 +54,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
 
     Attributes:
         listen: Addresses, ``host:port`` (port 0: the system picks one) or ``unix:/path``.
+        rest: Addresses of the same kinds for the protocol's REST form; none: it speaks gRPC only.
         tier: Name it carries in timings and errors.
         cpus: CPUs to use; None: what quota and affinity allow when a model is loaded.
         threads: Threads of every session; None: the CPUs, rounded down, at least 1. Where it divides the CPUs several
@@ -66,6 +67,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     """
 
     listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    rest: tuple[str, ...] = ()
     tier: str = "node"
     cpus: Annotated[float, msgspec.Meta(gt=0)] | None = None
     threads: Threads | None = None

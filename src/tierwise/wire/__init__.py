@@ -24,6 +24,7 @@ from tierwise.wire._messages import (
 )
 from tierwise.wire._push import Push, decode_push
 from tierwise.wire._rest import RestForm, rest_request, rest_response
+from tierwise.wire._rest_push import rest_push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
 
@@ -53,6 +54,7 @@ __all__ = [
     "message_fields",
     "protocol",
     "read_parameters",
+    "rest_push",
     "rest_request",
     "rest_response",
     "status_of",
