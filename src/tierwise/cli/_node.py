@@ -47,6 +47,13 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
     show_default=True,
     help="HOST:PORT or unix:PATH; may be given several times.",
 )
+@click.option(
+    "--rest",
+    metavar="ADDRESS",
+    multiple=True,
+    callback=_addresses,
+    help="HOST:PORT or unix:PATH for REST beside gRPC; may be given several times.",
+)
 @click.option("--tier", default="node", show_default=True, help="Name this node carries in timings and errors.")
 @click.option(
     "--cpus", type=click.FloatRange(min=0, min_open=True), help="CPUs to use [default: what the quota allows]."
@@ -100,6 +107,7 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
 def command(
     ctx: click.Context,
     listen: tuple[str, ...],
+    rest: tuple[str, ...],
     tier: str,
     cpus: float | None,
     threads: int | None,
@@ -114,7 +122,7 @@ def command(
     config: Path | None,
     only_check: bool,
 ) -> None:
-    """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2 over gRPC.
+    """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2.
 
     Models arrive through the protocol's repository extension and are verified before they are served. Stop it with
     Ctrl-C or SIGTERM.
@@ -126,6 +134,7 @@ def command(
 
     asked: dict[str, Any] = {
         "listen": listen,
+        "rest": rest,
         "tier": tier,
         "cpus": cpus,
         "threads": threads,

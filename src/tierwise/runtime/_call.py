@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tierwise.runtime._guard import ANYBODY, Principal
 from tierwise.runtime._hop import ACCOUNT, Account, to_parameters
 from tierwise.runtime._visit import Visit
-from tierwise.wire import Framed, Parameter
+from tierwise.wire import Framed, Parameter, infer_response
 
 __all__ = ["Answer", "Call", "Contents", "Tensors"]
 
@@ -94,6 +94,16 @@ class Answer:
     def tensors(self) -> Tensors:
         """The outputs by name, whatever form they have."""
         return self.outputs.tensors() if isinstance(self.outputs, Framed) else self.outputs
+
+    def framed(self) -> Framed:
+        """The answer as the protocol's message and contents, without the account."""
+        if not isinstance(self.outputs, Framed):
+            return infer_response(self.model, self.id, self.outputs, self.version)
+        # Another node's answer keeps the bytes of its tensors; what stands around them is this node's.
+        message = self.outputs.message
+        message.parameters.clear()
+        message.model_name, message.model_version, message.id = self.model, self.version, self.id
+        return self.outputs
 
     def told(self) -> dict[str, Parameter]:
         """The account as parameters of the answer; empty where the request did not ask for it.

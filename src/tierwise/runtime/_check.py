@@ -23,10 +23,11 @@ def check(spec: NodeSpec) -> list[str]:
     """
     problems = [
         f"listen: an address must be given once, but got {address} {count} times"
-        for address, count in Counter(spec.listen).items()
+        for address, count in Counter((*spec.listen, *spec.rest)).items()
         if count > 1 and not address.endswith(":0")
     ]
-    for address in dict.fromkeys(spec.listen):
+    metrics = () if spec.observability.metrics_listen is None else (spec.observability.metrics_listen,)
+    for address in dict.fromkeys((*spec.listen, *spec.rest, *metrics)):
         problems += _address(address)
     if spec.repository is not None:
         problems += _repository(Path(spec.repository))

@@ -20,10 +20,8 @@ from tierwise.runtime._statistics import Duration, ModelStatistics
 from tierwise.wire import (
     METHODS,
     METRICS_PATH,
-    Framed,
     decode_push,
     decode_request,
-    infer_response,
     protocol,
     read_parameters,
     write_parameters,
@@ -196,13 +194,7 @@ def _parsing(name: str, answer: Callable[[Any], Any]) -> Callable[[bytes], bytes
 
 
 def _encode(answer: Answer) -> bytes:
-    if isinstance(answer.outputs, Framed):
-        # Another node's answer keeps the bytes of its tensors; what stands around them is this node's.
-        framed, message = answer.outputs, answer.outputs.message
-        message.parameters.clear()
-        message.model_name, message.model_version, message.id = answer.model, answer.version, answer.id
-    else:
-        framed = infer_response(answer.model, answer.id, answer.outputs, answer.version)
+    framed = answer.framed()
     told = answer.told()
     if not told:
         return framed.encode()

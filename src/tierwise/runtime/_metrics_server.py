@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tierwise._errors import UnavailableError
 from tierwise.runtime._metrics_routes import metrics_routes
 
 __all__ = ["metrics_server"]
 
-_GRACE_S = 1
+_MOST_CONNECTIONS = 16
 
 
 @contextmanager
@@ -29,33 +26,11 @@ def metrics_server(listen: str, exposition: Callable[[], bytes]) -> Iterator[str
     Raises:
         UnavailableError: It cannot be listened on.
     """
-    import uvicorn
+    # Here, because who shows no metrics shall not pay for a server.
     from starlette.applications import Starlette
 
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
-    try:
-        listening = socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        raise UnavailableError(
-            f"the node must be able to show its metrics there ({error})", where=listen, fix="Give a free HOST:PORT"
-        ) from error
-    config = uvicorn.Config(
-        Starlette(routes=metrics_routes(exposition)),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        limit_concurrency=16,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="metrics", daemon=True)
-    with listening:
-        thread.start()
-        try:
-            yield f"{listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(_GRACE_S + 2)
+    from tierwise.runtime._http_server import http_server
+
+    app = Starlette(routes=metrics_routes(exposition))
+    with http_server(app, [listen], most_connections=_MOST_CONNECTIONS) as urls:
+        yield urls[0].removeprefix("http://")

@@ -59,12 +59,14 @@ def serve(spec: NodeSpec) -> None:
     try:
         with _repository_folder(spec) as folder, _Forwards() as forwards, _observed(spec) as (observer, log):
             server, desk, addresses = _start(spec, folder, forwards, observer, log)
-            print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
-            log.info("ready", addresses=", ".join(addresses), version=__version__)
-            stopped.wait()
-            log.info("draining")
-            # Requests under way get their time; those that wait for a node above are then cut off with its client.
-            desk.drain(spec.grace_s)
+            with _rest(spec, desk) as urls:
+                addresses += urls
+                print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
+                log.info("ready", addresses=", ".join(addresses), version=__version__)
+                stopped.wait()
+                log.info("draining")
+                # Requests under way get their time; those that wait for a node above are then cut off with its client.
+                desk.drain(spec.grace_s)
             ended = server.stop(_LAST_S)
             forwards.close()
             ended.wait()
@@ -128,6 +130,19 @@ def _repository_folder(spec: NodeSpec) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _rest(spec: NodeSpec, desk: Desk) -> Iterator[list[str]]:
+    if not spec.rest:
+        yield []
+        return
+    # Here, because a node without it shall not pay for it.
+    from tierwise.runtime._http_server import http_server
+    from tierwise.runtime._rest_front import rest_app
+
+    with http_server(rest_app(desk), spec.rest) as urls:
+        yield urls
 
 
 def _start(

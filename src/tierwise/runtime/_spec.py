@@ -77,6 +77,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
 
     Attributes:
         listen: Addresses, ``host:port`` (port 0: the system picks one) or ``unix:/path``.
+        rest: Addresses of the same kinds for the protocol's REST form; none: it speaks gRPC only.
         tier: Name it carries in timings and errors.
         cpus: CPUs to use; None: what quota and affinity allow when a model is loaded.
         threads: Threads of every session; None: the CPUs, rounded down, at least 1. Where it divides the CPUs several
@@ -92,6 +93,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     """
 
     listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("127.0.0.1:8001",)
+    rest: tuple[str, ...] = ()
     tier: str = "node"
     cpus: Annotated[float, msgspec.Meta(gt=0)] | None = None
     threads: Threads | None = None

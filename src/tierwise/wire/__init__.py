@@ -24,6 +24,8 @@ from tierwise.wire._messages import (
     write_parameters,
 )
 from tierwise.wire._push import Push, decode_push
+from tierwise.wire._rest import RestForm, rest_request, rest_response
+from tierwise.wire._rest_push import rest_push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
 from tierwise.wire._trace_context import TRACEPARENT, TraceContext
@@ -43,6 +45,7 @@ __all__ = [
     "ModelStatus",
     "Parameter",
     "Push",
+    "RestForm",
     "ServerMetadata",
     "TraceContext",
     "decode_push",
@@ -56,6 +59,9 @@ __all__ = [
     "message_fields",
     "protocol",
     "read_parameters",
+    "rest_push",
+    "rest_request",
+    "rest_response",
     "status_of",
     "to_message",
     "write_parameters",
