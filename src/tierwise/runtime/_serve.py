@@ -118,9 +118,9 @@ def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Serv
         return Served(name, version, artifact, share, threads, spec.batching, line, forward, observer.onward)
 
     repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
-    for name, reason in repository.restore().items():
-        print(f"tierwise node {spec.tier}: {name} is not served again: {reason}", file=sys.stderr, flush=True)
     desk = Desk(spec, repository, line, clock, guard, observer)
+    for name, reason in desk.restore().items():
+        print(f"tierwise node {spec.tier}: {name} is not served again: {reason}", file=sys.stderr, flush=True)
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
     # Two nodes on one port would share its requests; the second shall fail instead.
     server = grpc.server(pool, options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)))
