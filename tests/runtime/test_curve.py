@@ -20,6 +20,7 @@ def test_between_and_beyond_what_was_seen() -> None:
     seen = curve(n2=100, n4=140)
     assert [seen.ns(size) for size in (1, 2, 3, 4, 8)] == [50, 100, 120, 140, 280]
     assert Curve().ns(3) == 0
+    seen.learn(0, 5)
     assert seen.sizes == (2, 4)
 
 

@@ -168,7 +168,7 @@ def test_they_have_an_address_of_their_own_where_one_is_named() -> None:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
             assert b"tierwise_node_info" in answer.read()
         with (
-            pytest.raises(UnavailableError, match="must be able to show its metrics there"),
+            pytest.raises(UnavailableError, match="must be able to listen there"),
             metrics_server(address, metrics.exposition),
         ):
             pass

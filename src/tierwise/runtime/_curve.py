@@ -27,7 +27,9 @@ class Curve:
         self._sizes: tuple[int, ...] = ()
 
     def learn(self, size: int, ns: int) -> None:
-        """``size`` items took ``ns``."""
+        """``size`` items took ``ns``; a request of no items says nothing about any other."""
+        if size < 1:
+            return
         with self._mutex:
             before = self._mean_ns.get(size)
             self._mean_ns[size] = ns if before is None else before + _WEIGHT * (ns - before)

@@ -70,6 +70,14 @@ class Desk:
         self._inside, self._closing = 0, False
         self._pool = ThreadPoolExecutor(spec.max_waiting, thread_name_prefix="desk")  # starts threads when needed
 
+    def restore(self) -> dict[str, str]:
+        """Serve again what the repository served before; why not, by name, where that fails."""
+        failed = self._repository.restore()
+        for model in self._repository.models():
+            if isinstance(model, Served):
+                self._observer.loaded(model.name, model.version, model.load_s)
+        return failed
+
     def close(self) -> None:
         """Let go of the threads; requests under way are answered."""
         self._pool.shutdown(wait=False)
@@ -266,19 +274,17 @@ class Desk:
             RefusalError: It cannot be served; what was served under the name still is.
         """
         with self.refusals():
-            started_ns, before = self.clock.now_ns(), self._versions(name)
+            started_ns = self.clock.now_ns()
             self._enter(math.inf)
             try:
+                before = self._repository.versions(name)
                 version = self._repository.load(name, Share() if config is None else _share(config), files)
             finally:
                 self._leave()
             _give_memory_back()
             self._observer.loaded(name, version, (self.clock.now_ns() - started_ns) / 1e9)
-            for old in before - self._versions(name):
+            for old in sorted({*before} - {*self._repository.versions(name)}):
                 self._observer.unloaded(name, old)
-
-    def _versions(self, name: str) -> set[str]:
-        return {entry.version for entry in self._repository.index() if entry.ready and entry.name == name}
 
     def unload(self, name: str) -> None:
         """Stop serving ``name``; requests under way are answered.

@@ -76,6 +76,7 @@ def http_server(
 
 
 def _listen(address: str) -> socket.socket:
+    one: socket.socket | None = None
     try:
         if address.startswith("unix:"):
             one = socket.socket(socket.AF_UNIX)
@@ -91,6 +92,8 @@ def _listen(address: str) -> socket.socket:
             one.bind((host.strip("[]"), int(port)))
         one.listen(1024)
     except (OSError, OverflowError) as error:
+        if one is not None:
+            one.close()
         raise UnavailableError(
             f"the node must be able to listen there ({error})",
             where=address,

@@ -159,12 +159,9 @@ def _start(
         return Served(name, version, artifact, share, threads, spec.batching, line, forward, observer)
 
     repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
-    for name, reason in repository.restore().items():
-        log.error("model is not served again", model=name, reason=reason)
-    for entry in repository.index():
-        if entry.ready and entry.name != PROBE:
-            observer.loaded(entry.name, entry.version, 0.0)
     desk = Desk(spec, repository, line, clock, guard, observer)
+    for name, reason in desk.restore().items():
+        log.error("model is not served again", model=name, reason=reason)
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
     front = GrpcFront(desk)
     # Two nodes on one port would share its requests; the second shall fail instead.

@@ -98,6 +98,11 @@ class Served:
         self._batcher = None if self._executor is None else self._batched(self._executor, batching, line)
         self._output_names = [spec.name for spec in artifact.manifest.outputs]
 
+    @property
+    def load_s(self) -> float:
+        """Seconds that making its sessions took; 0 where it has none."""
+        return self._executor.load_s if self._executor else 0.0
+
     def answer(self, call: Call, visit: Visit) -> Answer:
         """Answer a request with this node's share and those above it.
 
@@ -198,7 +203,7 @@ class Served:
             "tierwise.tier": tier,
             "tierwise.digest": self.artifact.digest,
             "tierwise.segments": f"{self._first}:{self._last} of {len(manifest.segments)}",
-            "tierwise.load_s": str(executor.load_s if executor else 0.0),
+            "tierwise.load_s": str(self.load_s),
         }
         if executor is not None:
             properties["tierwise.threads"] = str(executor.threads)
