@@ -2,12 +2,12 @@
 
     python benchmarks/serving/compare.py [--rounds 5] [--home FOLDER] [--save]
 
-Every server runs pinned to one core with one thread, the load generator (h2load) on another. Peers come from the package
-index into virtual environments of their own under ``--home``; one that cannot be installed is left out, with the
-reason. Servers that can batch run twice, with and without, and are judged by their better figure. In every round the
-servers take turns in random order. The overhead of a request is its latency from a single client less the median of the
-bare ONNX Runtime call, timed in the same round on the server's core. Answers are checked before, and their sizes while
-the load is on. ``--save`` writes the figures and the environment to docs/results/serving.json.
+Every server runs pinned to one core with one thread, the load generator (h2load) on another. Peers come from the
+package index into virtual environments of their own under ``--home``; one that cannot be installed is left out, with
+the reason. Servers that can batch run twice, with and without, and are judged by their better figure. In every round
+the servers take turns in random order. The overhead of a request is its latency from a single client less the median
+of the bare ONNX Runtime call, timed in the same round on the server's core. Answers are checked before, and their sizes
+while the load is on. ``--save`` writes the figures and the environment to docs/results/serving.json.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def print_table(figures: list[dict]) -> None:
     single = {(f["model"], f["server"], f["protocol"]): f for f in figures if f["clients"] == 1}
     for model in dict.fromkeys(f["model"] for f in figures):
         print(
-            f"\n{model}: overhead in µs at one client (p50 [range], p99), answers a second at 1, 8, 64 clients, MB, s to start"
+            f"\n{model}: overhead in µs at one client (p50 [range], p99), answers a second at 1, 8, 64 clients, "
+            "MB, s to start"
         )
         for (named, server, protocol), entry in single.items():
             if named != model:
@@ -157,9 +158,9 @@ def print_table(figures: list[dict]) -> None:
                 for f in figures
                 if (f["model"], f["server"], f["protocol"]) == (model, server, protocol)
             ]
+            p50_us, low_us, high_us = (round(1e6 * p50[key]) for key in ("median", "low", "high"))
             print(
-                f"{server + ' ' + protocol:<36}{1e6 * p50['median']:8.0f} [{1e6 * p50['low']:.0f}, {1e6 * p50['high']:.0f}]"
-                f"{1e6 * p99['median']:9.0f}"
+                f"{server + ' ' + protocol:<36}{p50_us:8} [{low_us}, {high_us}]{1e6 * p99['median']:9.0f}"
                 + "".join(f"{rate:8.0f}" for rate in rates)
                 + f"{entry['resident_bytes']['median'] / 1e6:8.0f}{entry['started_s']['median']:7.2f}"
             )
