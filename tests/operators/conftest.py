@@ -141,5 +141,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def middle() -> Callable:
-    """A stand-in for the cost model: the cut nearest the middle of the arithmetic."""
-    return lambda cuts: min(cuts, key=lambda cut: abs(cut.head_macs - cut.tail_macs))
+    """A stand-in for the cost model: the cuts that come nearest to equal shares of the arithmetic."""
+
+    def choose(cuts, count):
+        total = cuts[0].head_macs + cuts[0].tail_macs
+        wanted = [total * (i + 1) / (count + 1) for i in range(count)]
+        return tuple(min(cuts, key=lambda cut: abs(cut.head_macs - share)) for share in wanted)
+
+    return choose

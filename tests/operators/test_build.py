@@ -47,7 +47,7 @@ def test_identity_is_the_model(torch_task, whole):
 @pytest.mark.parametrize("boundary", ["fp32", "uint8"])
 @pytest.mark.parametrize("chain", ["partition", "sptq+partition"])
 def test_partition_of_float_and_of_integer_models(torch_task, cache, whole, middle, chain, boundary):
-    artifact = build(torch_task, parse_chain(chain, {"partition": {"boundary": boundary}}), cache, choose_cut=middle)
+    artifact = build(torch_task, parse_chain(chain, {"partition": {"boundary": boundary}}), cache, choose_cuts=middle)
     manifest = artifact.manifest
     head, tail = manifest.segments
     quantised = chain.startswith("sptq")
@@ -99,7 +99,7 @@ def test_illegal_chains_are_refused_before_any_work(torch_task, tmp_path):
 
 
 def test_a_model_without_source_is_quantised_and_cut(onnx_task, cache, middle):
-    artifact = build(onnx_task, parse_chain("sptq+partition"), cache, choose_cut=middle)
+    artifact = build(onnx_task, parse_chain("sptq+partition"), cache, choose_cuts=middle)
     assert artifact.manifest.provenance.task == "brought"
     assert artifact.manifest.coverage.float_ops == 0
 
@@ -115,7 +115,7 @@ def test_shared_prefixes_are_built_once_and_results_found_again(torch_task, tmp_
     first = build(task, parse_chain("sptq"), tmp_path)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "stages").rglob("*")}
     assert len(list((tmp_path / "stages").iterdir())) == 2  # the export, and sptq
-    build(task, parse_chain("sptq+partition"), tmp_path, choose_cut=middle)
+    build(task, parse_chain("sptq+partition"), tmp_path, choose_cuts=middle)
     again = build(task, parse_chain("sptq"), tmp_path)
     assert len(asked) == 1
     assert again.digest == first.digest
@@ -126,7 +126,7 @@ def test_shared_prefixes_are_built_once_and_results_found_again(torch_task, tmp_
 
 def test_what_decides_the_content_decides_the_address(torch_task, tmp_path, middle):
     def where(task, chain, options=None, choose=middle):
-        return build(task, parse_chain(chain, options), tmp_path, choose_cut=choose).directory
+        return build(task, parse_chain(chain, options), tmp_path, choose_cuts=choose).directory
 
     places = [
         where(torch_task, "sptq"),
@@ -134,19 +134,19 @@ def test_what_decides_the_content_decides_the_address(torch_task, tmp_path, midd
         where(torch_task, "sptq", {"sptq": {"isa": "arm64"}}),
         where(dataclasses.replace(torch_task, fingerprint="3" * 64), "sptq"),
         where(torch_task, "partition"),
-        where(torch_task, "partition", choose=lambda cuts: cuts[0]),
+        where(torch_task, "partition", choose=lambda cuts, count: cuts[:1]),
         where(torch_task, "partition", {"partition": {"boundary": "uint8"}}),
     ]
     assert len(set(places)) == len(places)
 
 
 def _forever(task, cache):
-    def stuck(cuts):
+    def stuck(cuts, count):
         # The export is stored, the partition is under way in its temporary folder.
         (cache / "reached").touch()
         time.sleep(60)
 
-    build(task, parse_chain("partition"), cache, choose_cut=stuck)
+    build(task, parse_chain("partition"), cache, choose_cuts=stuck)
 
 
 def test_a_killed_build_leaves_nothing_half_written(torch_task, tmp_path, middle):
@@ -160,7 +160,7 @@ def test_a_killed_build_leaves_nothing_half_written(torch_task, tmp_path, middle
     child.join()
     assert len(list((tmp_path / "tmp").iterdir())) == 1
     assert not (tmp_path / "artifacts").exists()
-    artifact = build(torch_task, parse_chain("partition"), tmp_path, choose_cut=middle)
+    artifact = build(torch_task, parse_chain("partition"), tmp_path, choose_cuts=middle)
     assert open_artifact(artifact.directory).digest == artifact.digest
     assert not list((tmp_path / "tmp").iterdir())
 
@@ -171,3 +171,32 @@ def test_a_damaged_intermediate_result_is_named(torch_task, tmp_path):
         record.write_bytes(b"{")
     with pytest.raises(StoreError, match=r"an intermediate result must be readable.*Delete that folder"):
         build(torch_task, parse_chain("sptq"), tmp_path)
+
+
+@pytest.mark.parametrize("boundary", ["fp32", "uint8"])
+@pytest.mark.parametrize("chain", ["partition", "sptq+partition"])
+def test_three_parts_are_the_model_in_a_row(torch_task, cache, whole, middle, chain, boundary):
+    options = {"partition": {"boundary": boundary, "parts": 3}}
+    artifact = build(torch_task, parse_chain(chain, options), cache, choose_cuts=middle)
+    manifest = artifact.manifest
+    assert len(manifest.segments) == 3
+    assert all(segment.macs > 0 for segment in manifest.segments)
+    assert sum(segment.macs for segment in manifest.segments) == whole.manifest.segments[0].macs
+    assert [segment.outputs[0].dtype for segment in manifest.segments[:2]] == [
+        {"fp32": "FP32", "uint8": "UINT8"}[boundary]
+    ] * 2
+    error = manifest.provenance.composition_error
+    assert error == 0 if chain.startswith("sptq") else error <= (1e-5 if boundary == "fp32" else 0.05)
+    np.testing.assert_allclose(answers(torch_task, artifact), answers(torch_task, whole), atol=0.1)
+    named = {"partition": options["partition"] | {"cut": manifest.provenance.specs[-1]["cut"][::-1]}}
+    assert build(torch_task, parse_chain(chain, named), cache).directory == artifact.directory
+
+
+def test_parts_and_cuts_must_fit_each_other(torch_task, cache):
+    for options, must in (
+        ({"parts": 3, "cut": "blocks.1"}, "3 parts must have 2 different cuts"),
+        ({"parts": 2, "cut": ["blocks.0", "blocks.1"]}, "2 parts must have 1 different cut,"),
+        ({"parts": 3, "cut": ["blocks.1", "blocks.1"]}, "3 parts must have 2 different cuts"),
+    ):
+        with pytest.raises(InputError, match=must):
+            build(torch_task, parse_chain("partition", {"partition": options}), cache)

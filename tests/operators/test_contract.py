@@ -22,11 +22,11 @@ from tierwise.testing import check_operator
     ids=["identity", "sptq", "qat", "auto", "uint8", "named"],
 )
 def test_built_in_operators_keep_their_contract(torch_task, middle, spec):
-    check_operator(spec, torch_task, choose_cut=middle)
+    check_operator(spec, torch_task, choose_cuts=middle)
 
 
 def test_the_contract_holds_without_source_too(onnx_task, middle):
-    check_operator(StaticPTQ(items=8), onnx_task, choose_cut=middle)
+    check_operator(StaticPTQ(items=8), onnx_task, choose_cuts=middle)
 
 
 def _spoils_its_input(spec, work, context):

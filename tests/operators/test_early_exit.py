@@ -59,7 +59,7 @@ def test_several_exits_share_the_budget(digits, cache):
     assert [segment.inputs[0].name for segment in artifact.manifest.segments][1:] == list(
         artifact.manifest.provenance.specs[0]["cuts"]
     )
-    with pytest.raises(InputError, match="a partition takes a model with one exit, but got 2 exits"):
+    with pytest.raises(InputError, match="a model in 2 parts must have as many exits as cuts, 1, but got 2 exits"):
         build(digits, (spec, *parse_chain("partition")), cache)
 
 
@@ -93,7 +93,7 @@ def test_a_model_with_an_exit_is_cut_there(torch_task, cache):
     chain = parse_chain(
         "early-exit+partition", {"early-exit": {"cuts": ["blocks.0"]}, "partition": {"cut": "blocks.1"}}
     )
-    with pytest.raises(InputError, match=r"a model with an exit must be cut at the exit, but got 'blocks.1'"):
+    with pytest.raises(InputError, match=r"a model with exits must be cut at the exits, but got blocks.1"):
         build(torch_task, chain, cache)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tierwise._errors import InputError
-from tierwise.planner import best_cut, predict_cut
+from tierwise.planner import Part, best_cut, predict_cut, predict_parts
 from tierwise.topology import Link
 
 SLOW = Link(lower="mobile", upper="edge", up_bps=8e6, down_bps=16e6, rtt_s=0.02)
@@ -87,3 +87,23 @@ def test_the_choice_is_the_cheapest_allowed(rows, speed):
     choice = best_cut(places, lower_s_per_mac=speed, upper_s_per_mac=1e-6, **REST)
     best = min(p.head_macs * speed + p.tail_macs * 1e-6 + p.bytes * 8 / SLOW.up_bps + SLOW.rtt_s / 2 for p in allowed)
     assert choice.cost.total_s - choice.cost.downlink_s == pytest.approx(best)
+
+
+def test_three_parts_exits_and_messages_by_hand():
+    parts = (
+        Part(macs=10**6, s_per_mac=1e-9, received_bytes=1_000),
+        Part(macs=10**7, s_per_mac=1e-10, received_bytes=10_000, links=(SLOW,), reach_frac=0.5),
+        Part(macs=10**8, s_per_mac=1e-11, received_bytes=2_000, links=(FAST,), reach_frac=0.25),
+    )
+    cost = predict_parts(parts, answer_bytes=200, per_message_s=1e-3)
+    assert cost.head_s == pytest.approx(1e-3)
+    assert cost.middle_s == pytest.approx(0.5e-3)
+    assert cost.tail_s == pytest.approx(0.25e-3)
+    assert cost.uplink_s == pytest.approx(0.5 * (10_000 * 8 / 8e6 + 0.01) + 0.25 * (2_000 * 8 / 8e9 + 0.0005))
+    assert cost.downlink_s == pytest.approx(0.5 * (200 * 8 / 16e6 + 0.01) + 0.25 * (200 * 8 / 8e9 + 0.0005))
+    assert cost.message_s == pytest.approx(1.75e-3)
+    assert (cost.up_bytes, cost.down_bytes) == (5_500, 150)
+    whole = predict_parts(parts[:1], answer_bytes=200)
+    assert (whole.total_s, whole.tail_s) == (pytest.approx(1e-3), 0.0)
+    with pytest.raises(InputError, match="finite and not negative"):
+        predict_parts(parts, answer_bytes=-1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -22,9 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tierwise._errors import InputError, RemoteError, SpecError, StoreError, TamperedError
-from tierwise.artifact import ImageInput, Manifest, Provenance, Segment, TensorSpec, write_artifact
+from tierwise.artifact import Accuracy, ImageInput, Manifest, Provenance, Segment, TensorSpec, write_artifact
 from tierwise.measure import Silent
-from tierwise.runtime import Rollout, is_serving, roll_out
+from tierwise.runtime import Rollout, is_serving, load_paths, roll_out
 from tierwise.study import (
     Campaign,
     Strategy,
@@ -43,7 +46,7 @@ from tierwise.tasks import BuiltinTask
 from tierwise.topology import Link, Scaling, Tier, Topology
 from tierwise.wire import InferenceClient
 
-CUT = "partition@mobile|edge"
+CUT, WHOLE = "partition@mobile|edge", "identity@mobile"
 ENCODING = ImageInput(encoding="uint8", height=4, width=4, channels=1, mean=(0.0,), std=(1.0,), tensor="x")
 
 
@@ -90,20 +93,31 @@ def make_study(directory: Path, scale: float = 1.0) -> Path:
         ),
         files=(),
         provenance=Provenance(task="t", task_fingerprint="f", chain="partition", specs=(), versions={}),
+        accuracy=(Accuracy(metric="accuracy", value=0.5, split="test", items=2),),
     )
     artifact = write_artifact(directory / "artifacts" / "m", manifest, dict(parts))
     topology = tiers(None, None)
     campaign = Campaign(
         name="c", task=BuiltinTask(name="digits"), topology=topology, strategies=(StrategySpec(chain="partition"),)
     )
-    stored = StoredVariant(
-        key="m",
-        manifest=artifact.manifest,
-        digest=artifact.digest,
-        directory="artifacts/m",
-        artifact_bytes=artifact.nbytes,
-        local_predictions=(),
+    nodes = [node("Flatten", ["x"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
+    one = msgspec.structs.replace(manifest, segments=(Segment(file="s.onnx", inputs=(x,), outputs=(y,), macs=48),))
+    uncut = write_artifact(directory / "artifacts" / "w", one, {"s.onnx": part(x, y, nodes, w=weights)})
+    topology = tiers(None, None)
+    campaign = Campaign(
+        name="c", task=BuiltinTask(name="digits"), topology=topology, strategies=(StrategySpec(chain="partition"),)
     )
+    stored = {
+        key: StoredVariant(
+            key=key,
+            manifest=built.manifest,
+            digest=built.digest,
+            directory=f"artifacts/{key}",
+            artifact_bytes=built.nbytes,
+            local_predictions=(),
+        )
+        for key, built in (("m", artifact), ("w", uncut))
+    }
     cut = Strategy(
         id=CUT,
         name="partition",
@@ -112,6 +126,9 @@ def make_study(directory: Path, scale: float = 1.0) -> Path:
         segments=("mobile", "edge"),
         path=("mobile", "edge"),
         variant="m",
+    )
+    whole = dataclasses.replace(
+        cut, id=WHOLE, name="identity", placement="mobile", segments=("mobile",), path=("mobile",), variant="w"
     )
     with contextlib.closing(Store(directory, create=True)) as store, store.transaction():
         for name, fact in (
@@ -125,8 +142,8 @@ def make_study(directory: Path, scale: float = 1.0) -> Path:
             ("golden", Golden.of(made_up(ENCODING))),
         ):
             store.set_fact(name, fact)
-        store.put_all("variants", {"m": stored})
-        store.put_all("strategies", {CUT: cut})
+        store.put_all("variants", stored)
+        store.put_all("strategies", {CUT: cut, WHOLE: whole})
     return directory
 
 
@@ -240,6 +257,48 @@ def test_the_command_line_shows_deploys_and_takes_back(study: Path, nodes: tuple
     assert failed.returncode == 5
     assert f"tier edge at {nodes[1].address}" in failed.stderr.splitlines()[-1]
     assert nodes[0].models() == []
+
+
+def test_several_strategies_become_paths_that_infer_chooses_from(
+    study: Path, nodes: tuple[Node, Node], tmp_path: Path
+) -> None:
+    toml = tmp_path / "t.toml"
+    text = 'name = "t"\n'
+    for tier, node in zip(("mobile", "edge"), nodes, strict=True):
+        text += f'[[tiers]]\nname = "{tier}"\ncpus = 1.0\nmemory_bytes = 1000000000\naddress = "{node.address}"\n'
+    toml.write_text(text + '[[links]]\nlower = "mobile"\nupper = "edge"\nup_bps = 1e8\ndown_bps = 1e8\nrtt_s = 0.001\n')
+
+    def tierwise(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tierwise", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    done = tierwise("deploy", "study", CUT, WHOLE, "--topology", str(toml), "--paths-out", "paths.toml")
+    assert done.returncode == 0, done.stderr
+    assert "tierwise infer --paths paths.toml" in done.stdout
+    paths = load_paths(tmp_path / "paths.toml")
+    assert [(path.name, path.link, path.probe) for path in paths.paths] == [
+        (CUT, "mobile to edge", nodes[1].address),
+        (WHOLE, None, None),
+    ]
+    assert paths.input == ENCODING
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "picture.png")
+    asked = tierwise("infer", "--paths", "paths.toml", "picture.png")
+    assert f"made by {CUT} (chosen)\npath    mobile > edge\n" in asked.stdout, asked.stderr
+    nodes[1].process.kill()
+    nodes[1].process.wait(10)
+    asked = tierwise("infer", "--paths", "paths.toml", "picture.png", "--json")
+    told = json.loads(asked.stdout)
+    assert (told["made_by"], told["why"], told["path"]) == (WHOLE, "fallback: failed (UNAVAILABLE)", ["mobile"])
+    for words, said in [
+        (("deploy", "study", CUT, WHOLE, "--topology", str(toml), "--name", "m"), "one strategy can be given a --name"),
+        (("deploy", "study", CUT, CUT, "--topology", str(toml)), "named once"),
+        (("deploy", "study", CUT, "--topology", str(toml), "--paths-out", "no/p.toml"), "no: the folder must exist"),
+        (("infer", "m", "picture.png", "--paths", "paths.toml"), "no MODEL is named"),
+        (("infer", "m", "picture.png", "--deadline", "1"), "--deadline needs --paths"),
+    ]:
+        refused = tierwise(*words)
+        assert refused.returncode == 2
+        assert said in refused.stderr
 
 
 def test_replacing_never_leaves_the_name_unanswered(study: Path, nodes: tuple[Node, Node], tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
+import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -96,3 +99,20 @@ def test_an_answer_with_broken_tensors_is_the_servers_fault() -> None:
     broken = pytest.raises(RemoteError, match=r"127\.0\.0\.1:\d+: the answer of model 'm'.*24 bytes")
     with serving(ModelInfer=answer) as address, InferenceClient(address) as client, broken:
         client.infer("m", INPUTS)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+def test_a_connection_over_a_silent_link_does_not_wait_for_ever() -> None:
+    """What is not acknowledged ends it after five seconds; the system would try for a quarter of an hour."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return infer_response("m", "", {"y": np.zeros(1, np.float32)}).encode()
+
+    with serving(ModelInfer=answer) as address, InferenceClient(address) as client:
+        client.infer("m", INPUTS)
+        found = []
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as one:
+                if one.getpeername()[1] == int(address.rpartition(":")[2]):
+                    found.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    assert found == [5000]

@@ -25,7 +25,7 @@ from tierwise.artifact._manifest import (
     TensorSpec,
     TextInput,
 )
-from tierwise.artifact._preprocess import PAYLOAD_INPUT, Preprocessor, to_payload
+from tierwise.artifact._preprocess import PAYLOAD_INPUT, Preprocessor, request_tensors, to_payload
 
 __all__ = [
     "FORMAT",
@@ -50,6 +50,7 @@ __all__ = [
     "read_files",
     "receive_files",
     "record_accuracy",
+    "request_tensors",
     "to_payload",
     "write_artifact",
 ]

@@ -107,18 +107,20 @@ class TensorInput(Spec, frozen=True, tag="tensor", tag_field="kind", kw_only=Tru
 InputEncoding = ImageInput | TextInput | TensorInput
 
 
-class Exit(Spec, frozen=True, kw_only=True):
+class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """An answer that a segment can give for items it is sure of; they are not passed on.
 
     Attributes:
         confidence: Output of the segment, FP32, one value an item: [-1] or [-1, 1].
         threshold: An item leaves where its confidence is at least this.
         answers: For each output of the model, the output of this segment that stands for it.
+        left_frac: Share of all items of the validation split that left here; None where nobody counted.
     """
 
     confidence: str
     threshold: float
     answers: dict[str, str]
+    left_frac: float | None = None
 
 
 class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):

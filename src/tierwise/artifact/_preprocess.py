@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError, UnavailableError
-from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TextInput
+from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TensorSpec, TextInput
 
-__all__ = ["PAYLOAD_INPUT", "Preprocessor", "to_payload"]
+__all__ = ["PAYLOAD_INPUT", "Preprocessor", "request_tensors", "to_payload"]
 
 PAYLOAD_INPUT = "payload"
 """Name of the one tensor a client sends for pictures and text."""
@@ -25,6 +25,19 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 # A picture that would unpack to more than this is refused before it is decoded (a few bytes can claim gigapixels).
 _MAX_PIXELS = 64_000_000
+
+
+def request_tensors(encoding: InputEncoding) -> tuple[TensorSpec, ...]:
+    """What a client sends for an input encoding: the model's own tensors, or the one payload."""
+    match encoding:
+        case TensorInput(tensors=tensors):
+            return tensors
+        case ImageInput(encoding="uint8", channels=channels):
+            return (TensorSpec(name=PAYLOAD_INPUT, dtype="UINT8", shape=(-1, -1, -1, channels)),)
+        case ImageInput():
+            return (TensorSpec(name=PAYLOAD_INPUT, dtype="BYTES", shape=(-1, 1)),)
+        case TextInput(pair=pair):
+            return (TensorSpec(name=PAYLOAD_INPUT, dtype="BYTES", shape=(-1, 1 + pair)),)
 
 
 def to_payload(encoding: InputEncoding, items: Sequence[Any]) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tierwise._errors import InputError
 from tierwise._units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ Examples:
   tierwise deploy study-digits 'sptq+partition@mobile|edge' --topology shop.toml
   tierwise deploy study-digits sptq@edge --topology shop.toml --name digits      a name that stays
   tierwise deploy study-digits sptq@edge --topology shop.toml --dry-run          what would be pushed where
+  tierwise deploy study-digits sptq@mobile identity@edge --topology shop.toml --paths-out paths.toml
+                                             several, and the file for `tierwise infer --paths`
   tierwise undeploy study-digits sptq@edge
 \b
 In shop.toml every tier that takes part has the address of its node, as this machine and the tier below reach it:
@@ -31,9 +34,14 @@ In shop.toml every tier that takes part has the address of its node, as this mac
 
 @click.command(epilog=_EPILOG)
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.argument("strategy")
+@click.argument("strategies", metavar="STRATEGY...", nargs=-1, required=True)
 @click.option("--topology", required=True, help="TOML file whose tiers name the addresses of their nodes.")
-@click.option("--name", help="What clients ask for [STRATEGY].")
+@click.option("--name", help="What clients ask for [STRATEGY]; for one strategy only.")
+@click.option(
+    "--paths-out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the deployed strategies as the paths of one adaptive pipeline (TOML).",
+)
 @click.option("--dry-run", is_flag=True, help="Look at the nodes and say what would be done; change nothing.")
 @click.option(
     "--tolerance",
@@ -52,28 +60,50 @@ In shop.toml every tier that takes part has the address of its node, as this mac
 @click.option("--replace", is_flag=True, help="Take the name over from a model that was not deployed from here.")
 def command(
     directory: Path,
-    strategy: str,
+    strategies: tuple[str, ...],
     topology: str,
     name: str | None,
+    paths_out: Path | None,
     dry_run: bool,
     tolerance: float,
     drain: float,
     replace: bool,
 ) -> None:
-    """Deploy STRATEGY of the study in DIRECTORY to nodes that run, check it end to end, and print the client call.
+    """Deploy each STRATEGY of the study in DIRECTORY to nodes that run, check it end to end, and print the client call.
 
     The new version is loaded beside the served one and asked a golden input; the name is switched to it only when the
     answer is the artifact's own. Whatever fails before, all nodes are left as they were. Deploying again under the same
     name replaces what is served without a gap.
     """
-    from tierwise.cli._plain import LineProgress
-    from tierwise.study import client_calls, deploy_plan, plan_deployment
+    from tierwise.study import adaptive_paths, plan_deployment, write_paths
     from tierwise.topology import load
 
-    plan = plan_deployment(directory, strategy, load(topology), name)
-    if dry_run:
-        _say_plan(plan, replace)
-        return
+    if name is not None and len(strategies) > 1:
+        raise InputError("one strategy can be given a --name", got=f"{len(strategies)} strategies")
+    if len(set(strategies)) < len(strategies):
+        raise InputError("every strategy must be named once", got=", ".join(strategies))
+    if paths_out is not None and not paths_out.absolute().parent.is_dir():
+        raise InputError("the folder must exist", where=paths_out.parent)
+    tiers = load(topology)
+    plans = [plan_deployment(directory, strategy, tiers, name) for strategy in strategies]
+    # Before anything is pushed: what cannot be written as paths is not deployed as such.
+    paths = None if paths_out is None else adaptive_paths(plans, tiers)
+    for plan in plans:
+        if dry_run:
+            _say_plan(plan, replace)
+        else:
+            _deploy(plan, tolerance, drain, replace)
+    if paths_out is not None and paths is not None and not dry_run:
+        write_paths(paths_out, paths)
+        click.echo(
+            f"\nAsk whichever is best at the moment:\n  tierwise infer --paths {shlex.quote(str(paths_out))} ..."
+        )
+
+
+def _deploy(plan: DeploymentPlan, tolerance: float, drain: float, replace: bool) -> None:
+    from tierwise.cli._plain import LineProgress
+    from tierwise.study import client_calls, deploy_plan
+
     done = deploy_plan(plan, LineProgress(), tolerance_frac=tolerance, drain_s=drain, replace=replace)
     call, program = client_calls(plan)
     path = " > ".join(f"{hop.tier} ({hop.placed.control})" for hop in plan.hops)
@@ -81,7 +111,7 @@ def command(
     click.echo(f"golden input: right, off by {done.deviation_frac or 0.0:.2g} of the answer's range")
     click.echo(f"\nAsk it:\n  {call}\n\nor from Python (pip install 'tritonclient[grpc]'):\n")
     click.echo("\n".join(f"  {line}".rstrip() for line in program.splitlines()))
-    click.echo(f"\nTake it back:\n  tierwise undeploy {shlex.quote(str(directory))} {shlex.quote(plan.name)}")
+    click.echo(f"\nTake it back:\n  tierwise undeploy {shlex.quote(str(plan.directory))} {shlex.quote(plan.name)}")
 
 
 def _say_plan(plan: DeploymentPlan, replace: bool) -> None:

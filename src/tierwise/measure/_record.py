@@ -62,6 +62,8 @@ class Reply:
         bytes_down: Bytes sent downwards, summed over the links passed.
         path: Tiers that took part, from the device upward.
         exit_frac: Share of the request's items that left at an early exit; None where the model has none.
+        made_by: Name of the way that made the answer, where several could have; empty where there is one only.
+        why: Why that one: ``chosen``, or what the answer is instead of, such as ``fallback: deadline``.
     """
 
     outputs: Mapping[str, npt.NDArray[Any]]
@@ -70,6 +72,8 @@ class Reply:
     bytes_down: int = 0
     path: tuple[str, ...] = ()
     exit_frac: float | None = None
+    made_by: str = ""
+    why: str = ""
 
 
 class SystemUnderTest(Protocol):

@@ -11,12 +11,12 @@ from tierwise.operators._prune import Prune
 from tierwise.operators._qat import QAT
 from tierwise.operators._spec import OPERATORS, OperatorSpec, chain_text, check_chain, parse_chain
 from tierwise.operators._static_ptq import StaticPTQ
-from tierwise.operators._work import ChooseCut, Context, Stage, Work
+from tierwise.operators._work import ChooseCuts, Context, Stage, Work
 
 __all__ = [
     "OPERATORS",
     "QAT",
-    "ChooseCut",
+    "ChooseCuts",
     "Context",
     "Distill",
     "EarlyExit",

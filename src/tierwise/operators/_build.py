@@ -19,7 +19,7 @@ from tierwise.operators._coverage import audit_coverage
 from tierwise.operators._exit import exit_names
 from tierwise.operators._spec import OperatorSpec, chain_text, check_chain
 from tierwise.operators._store import address, load_stage, save_stage, scratch, sweep, versions
-from tierwise.operators._work import ChooseCut, Context, Stage, Work
+from tierwise.operators._work import ChooseCuts, Context, Stage, Work
 from tierwise.tasks import Task
 
 __all__ = ["build"]
@@ -35,7 +35,7 @@ def build(
     chain: Sequence[OperatorSpec],
     cache: Path,
     progress: Progress | None = None,
-    choose_cut: ChooseCut | None = None,
+    choose_cuts: ChooseCuts | None = None,
 ) -> Artifact:
     """The artifact that ``chain`` makes of ``task``, built or found.
 
@@ -49,7 +49,8 @@ def build(
         chain: Operators in order (`parse_chain`).
         cache: Folder to build in; made where it does not exist.
         progress: Where to say how far it is.
-        choose_cut: Picks the cut of a partition with ``cut = "auto"``; it gets what `partition_cuts` found.
+        choose_cuts: Picks the cuts of a partition with ``cut = "auto"``; it gets what `partition_cuts` found and
+            how many are wanted.
 
     Raises:
         ChainError: The chain is illegal; nothing was done.
@@ -62,7 +63,7 @@ def build(
     for spec in chain:
         with scratch(cache) as folder:
             asked = cache / "resolved" / address(name, spec, spec.PACKAGES, spec.REVISION)
-            context = Context(folder=folder, progress=progress, choose_cut=choose_cut, keep=asked)
+            context = Context(folder=folder, progress=progress, choose_cuts=choose_cuts, keep=asked)
             spec = resolve(spec, work, context)
             name = address(name, spec, spec.PACKAGES, spec.REVISION)
             stage = cache / "stages" / name
@@ -153,8 +154,9 @@ def _exit(work: Work, position: int) -> Exit | None:
     if position >= len(work.exits):
         return None
     confidence, answer = exit_names(position)
-    threshold = work.exits[position].threshold
-    return Exit(confidence=confidence, threshold=threshold, answers={work.model.graph.output[0].name: answer})
+    one = work.exits[position]
+    answers = {work.model.graph.output[0].name: answer}
+    return Exit(confidence=confidence, threshold=one.threshold, answers=answers, left_frac=one.left_frac)
 
 
 def _files(work: Work) -> list[tuple[str, onnx.ModelProto]]:

@@ -27,12 +27,14 @@ class ExitHead:
         head: From that tensor to the names of `exit_names`.
         threshold: Items leave whose confidence is at least this.
         max_drop_frac: What of the metric may be lost on the validation split, up to and with this exit.
+        left_frac: Share of all items of the validation split that leave here; None before thresholds are calibrated.
     """
 
     cut: str
     head: onnx.ModelProto
     threshold: float
     max_drop_frac: float
+    left_frac: float | None = None
 
 
 def exit_names(position: int) -> tuple[str, str]:

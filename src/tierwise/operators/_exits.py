@@ -79,7 +79,7 @@ def _calibrated(model: onnx.ModelProto, exits: Sequence[ExitHead], task: Task) -
                 break
         leave = inside & (confidence >= threshold)
         mixed, inside = np.where(leave[:, None], answer, mixed), inside & ~leave
-        done.append(dataclasses.replace(one, threshold=threshold))
+        done.append(dataclasses.replace(one, threshold=threshold, left_frac=float(leave.mean())))
     return tuple(done)
 
 

@@ -1,10 +1,10 @@
-"""Cutting the model in a head for the lower tier and a tail for the upper one."""
+"""Cutting the model in parts: a head for the lowest tier, a tail for the highest, and what lies between."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import msgspec
 import numpy.typing as npt
@@ -27,10 +27,12 @@ _INTEGERS = ("UINT8", "INT8")
 
 
 class Partition(Spec, frozen=True, kw_only=True, tag="partition", tag_field="op"):
-    """Cut the model at one tensor.
+    """Cut the model at one tensor, or at several for as many tiers more.
 
     Attributes:
-        cut: Tensor, label or module path to cut at (`tierwise.capture.find_cut`); ``auto`` leaves it to the cost model.
+        parts: Into how many parts; one less is the number of cuts.
+        cut: Tensor, label or module path to cut at (`tierwise.capture.find_cut`), or as many as there are cuts;
+            ``auto`` leaves them to the cost model.
         boundary: How the tensor crosses. ``fp32``: as float. ``uint8``: as bytes; a float model gets a quantisation
             there, with the range seen on the calibration split, while a quantised model is cut where it holds bytes
             anyway, so that nothing more is lost.
@@ -42,12 +44,17 @@ class Partition(Spec, frozen=True, kw_only=True, tag="partition", tag_field="op"
     PACKAGES: ClassVar[tuple[str, ...]] = ("onnx",)
     REVISION: ClassVar[int] = 1
 
-    cut: str = "auto"
+    parts: Annotated[int, msgspec.Meta(ge=2, le=8)] = 2
+    cut: str | tuple[str, ...] = "auto"
     boundary: Literal["fp32", "uint8"] = "fp32"
 
 
-def partition_cuts(model: onnx.ModelProto, boundary: Literal["fp32", "uint8"]) -> tuple[Cut, ...]:
+def partition_cuts(
+    model: onnx.ModelProto, boundary: Literal["fp32", "uint8"], primary: str | None = None
+) -> tuple[Cut, ...]:
     """The cuts a partition of ``model`` can choose from; ``bytes`` is what really crosses.
+
+    ``primary`` is the input that the cuts keep below, the largest one where it is None.
 
     In a quantised model, a float tensor beside a quantise/dequantise pair is no candidate: cutting there would tear the
     pair from the operator it is fused with, which would then run in float. The bytes inside the pair are; with a float
@@ -60,7 +67,7 @@ def partition_cuts(model: onnx.ModelProto, boundary: Literal["fp32", "uint8"]) -
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
     chosen = []
-    for cut in cut_points(read_graph(model)):
+    for cut in cut_points(read_graph(model), primary):
         name, elements = cut.tensor.name, cut.tensor.nbytes() // _size(cut.tensor)
         torn = makers.get(name) == "DequantizeLinear" or "QuantizeLinear" in readers.get(name, [])
         integer = cut.tensor.dtype in _INTEGERS
@@ -78,52 +85,67 @@ def _size(tensor: TensorSpec) -> int:
 
 
 def resolve_partition(spec: Partition, work: Work, context: Context) -> Partition:
-    """``spec`` with the cut named by its tensor.
+    """``spec`` with the cuts named by their tensors, in the order of the model.
 
     Raises:
-        InputError: The model has no legal cut, none by that name, or the choice is left to a cost model that is absent.
+        InputError: The model has no legal cut, too few, none by that name, or the choice is left to a cost model that
+            is absent.
     """
     cuts = partition_cuts(work.model, spec.boundary)
-    if not cuts:
+    count = spec.parts - 1
+    if len(cuts) < count:
         raise InputError(
-            f"the model must have a tensor at which it can be cut with a {spec.boundary} boundary",
-            got="none",
+            f"the model must have {count} {'tensor' if count == 1 else 'tensors'} at which it can be cut with a "
+            f"{spec.boundary} boundary",
+            got=len(cuts) or "none",
             where=f"task {work.task.name!r}",
-            fix="Leave partition out of the chain for this model",
+            fix="Leave partition out of the chain for this model, or ask for fewer parts",
         )
     if work.exits:
-        return msgspec.structs.replace(spec, cut=_exit_cut(spec, work, cuts).tensor.name)
-    if spec.cut == "auto":
-        if context.choose_cut is None:
+        chosen = _exit_cuts(spec, work, cuts)
+    elif spec.cut == "auto":
+        if context.choose_cuts is None:
             raise InputError(
                 'cut = "auto" needs a cost model to choose',
                 where="partition",
                 fix=f"Name a cut, for example {cuts[len(cuts) // 2].label!r}",
             )
-        cut = context.choose_cut(cuts)
+        chosen = context.choose_cuts(cuts, count)
     else:
-        cut = named_cut(cuts, spec.cut)
-    return msgspec.structs.replace(spec, cut=cut.tensor.name)
-
-
-def _exit_cut(spec: Partition, work: Work, cuts: Sequence[Cut]) -> Cut:
-    """A model with an exit is cut there, so that what leaves at the exit never crosses."""
-    if len(work.exits) > 1:
+        chosen = tuple(named_cut(cuts, name) for name in _names(spec))
+    names = [cut.tensor.name for cut in sorted(chosen, key=lambda cut: cut.position)]
+    if len(set(names)) != count:
         raise InputError(
-            "a partition takes a model with one exit",
+            f"{spec.parts} parts must have {count} different {'cut' if count == 1 else 'cuts'}",
+            got=", ".join(names),
+            where="partition",
+            fix=f"Give {count} names in cut, or set parts",
+        )
+    return msgspec.structs.replace(spec, cut=names[0] if count == 1 else tuple(names))
+
+
+def _names(spec: Partition) -> tuple[str, ...]:
+    return (spec.cut,) if isinstance(spec.cut, str) else spec.cut
+
+
+def _exit_cuts(spec: Partition, work: Work, cuts: Sequence[Cut]) -> tuple[Cut, ...]:
+    """A model with exits is cut at them, so that what leaves at an exit never crosses the border behind it."""
+    if len(work.exits) != spec.parts - 1:
+        raise InputError(
+            f"a model in {spec.parts} parts must have as many exits as cuts, {spec.parts - 1}",
             got=f"{len(work.exits)} exits",
             where=f"task {work.task.name!r}",
-            fix="Name one cut in the options of early-exit",
+            fix=f"Name {spec.parts - 1} in the option cuts of early-exit, or set parts = {len(work.exits) + 1} here",
         )
-    cut = named_cut(cuts, work.exits[0].cut)
-    if spec.cut not in ("auto", work.exits[0].cut) and named_cut(cuts, spec.cut) != cut:
+    at_exits = tuple(named_cut(cuts, one.cut) for one in work.exits)
+    if spec.cut != "auto" and {named_cut(cuts, name) for name in _names(spec)} != set(at_exits):
         raise InputError(
-            "a model with an exit must be cut at the exit",
-            got=repr(spec.cut),
+            "a model with exits must be cut at the exits",
+            got=", ".join(_names(spec)),
             where="partition",
-            fix='Name that cut in the options of early-exit instead, and leave cut = "auto" here',
+            fix='Name those cuts in the options of early-exit instead, and leave cut = "auto" here',
         )
-    return cut
+    return at_exits
 
 
 def named_cut(cuts: Sequence[Cut], name: str) -> Cut:
@@ -142,37 +164,75 @@ def named_cut(cuts: Sequence[Cut], name: str) -> Cut:
 def partition(spec: Partition, work: Work, context: Context) -> Work:
     """Cut ``work.model`` and check the parts against the whole on calibration items.
 
+    Thresholds of exits stay as they are: an exit reads its tensor before that is rounded to cross. Only what lies
+    behind an earlier uint8 border sees rounded values, as the model's own answer does.
+
     Raises:
         InputError: As `resolve_partition`.
     """
     spec = resolve_partition(spec, work, context)
-    cut = find_cut(partition_cuts(work.model, spec.boundary), spec.cut)
-    title = f"cut at {cut.label}"
+    whole_cuts = partition_cuts(work.model, spec.boundary)
+    cuts = [find_cut(whole_cuts, name) for name in _names(spec)]
+    title = "cut at " + " and ".join(cut.label for cut in cuts)
     with context.progress.step(title, None):
-        integer = cut.tensor.dtype in _INTEGERS
-        boundary = None
-        if spec.boundary == "uint8" and not integer:
-            head, _ = split(work.model, cut)
-            boundary = _range(head, cut.tensor.name, work.task)
-        head, tail = split(work.model, cut, boundary)
-        if spec.boundary == "fp32" and integer:
-            _widen(work.model, head, tail, cut.tensor)
-        for one in work.exits:
-            attach(head, cut, one.head)
-        error = composition_error(work.model, (head, tail), calibration_feeds(work.task))
-    share = cut.head_macs / max(1, cut.head_macs + cut.tail_macs)
-    carried = "".join(f", with {q.name}" for q in cut.carried)
-    note = (
-        f"partition: {title} ({cut.tensor.name}), {format_bytes(cut.bytes)} an item as {spec.boundary}{carried}; "
-        f"{100 * share:.0f} % of the arithmetic before it"
-    )
+        knife = _Knife(work, spec.boundary)
+        segments = knife.cut([cut.tensor.name for cut in cuts])
+        error = composition_error(work.model, segments, calibration_feeds(work.task))
     return dataclasses.replace(
         work,
-        segments=(head, tail),
+        segments=segments,
         history=(*work.history, spec),
-        notes=(*work.notes, note),
+        notes=(*work.notes, _note(spec, title, cuts)),
         composition_error=error,
     )
+
+
+def _note(spec: Partition, title: str, cuts: Sequence[Cut]) -> str:
+    parts = []
+    for cut in cuts:
+        carried = "".join(f", with {q.name}" for q in cut.carried)
+        share = cut.head_macs / max(1, cut.head_macs + cut.tail_macs)
+        parts.append(
+            f"({cut.tensor.name}), {format_bytes(cut.bytes)} an item as {spec.boundary}{carried}; "
+            f"{100 * share:.0f} % of the arithmetic before it"
+        )
+    return f"partition: {title} " + "; then ".join(parts)
+
+
+@final
+class _Knife:
+    """Cuts a model from its input to its answer, each time what is left of it."""
+
+    def __init__(self, work: Work, boundary: Literal["fp32", "uint8"]) -> None:
+        self._work, self._boundary = work, boundary
+
+    def cut(self, names: Sequence[str]) -> tuple[onnx.ModelProto, ...]:
+        """The parts between the tensors ``names``, which are in the order of the model."""
+        done: list[onnx.ModelProto] = []
+        rest, primary = self._work.model, None
+        for i, name in enumerate(names):
+            cut = find_cut(partition_cuts(rest, self._boundary, primary), name)
+            head, tail = self._in_two(rest, cut, done)
+            # Both end and begin with what crosses; `split` puts it first.
+            primary = tail.graph.input[0].name
+            if i < len(self._work.exits):
+                attach(head, cut, self._work.exits[i].head)
+            done.append(head)
+            rest = tail
+        return (*done, rest)
+
+    def _in_two(
+        self, model: onnx.ModelProto, cut: Cut, before: Sequence[onnx.ModelProto]
+    ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+        integer = cut.tensor.dtype in _INTEGERS
+        boundary = None
+        if self._boundary == "uint8" and not integer:
+            head, _ = split(model, cut)
+            boundary = _range([*before, head], cut.tensor.name, self._work.task)
+        head, tail = split(model, cut, boundary)
+        if self._boundary == "fp32" and integer:
+            _widen(model, head, tail, cut.tensor)
+        return head, tail
 
 
 def calibration_feeds(task: Task, items: int = _CHECK_ITEMS) -> dict[str, npt.NDArray[Any]]:
@@ -180,8 +240,8 @@ def calibration_feeds(task: Task, items: int = _CHECK_ITEMS) -> dict[str, npt.ND
     return task.tensors(task.splits["calibration"].head(items).items)
 
 
-def _range(head: onnx.ModelProto, name: str, task: Task) -> Affine:
-    seen = run([head], calibration_feeds(task, _RANGE_ITEMS))[name]
+def _range(parts: Sequence[onnx.ModelProto], name: str, task: Task) -> Affine:
+    seen = run(parts, calibration_feeds(task, _RANGE_ITEMS))[name]
     return Affine.covering(float(seen.min()), float(seen.max()))
 
 

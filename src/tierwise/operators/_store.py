@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     segments: int
     blueprint: Blueprint | None = None
     exits: tuple[tuple[str, float, float], ...] = ()
+    exits_left_frac: tuple[float | None, ...] = ()
 
 
 def address(before: str, what: object, packages: Sequence[str], revision: int) -> str:
@@ -71,8 +73,10 @@ def load_stage(folder: Path, task: Task) -> Work | None:
         model = onnx.load(folder / "model.onnx")
         segments = tuple(onnx.load(folder / f"segment{i}.onnx") for i in range(record.segments))
         exits = tuple(
-            ExitHead(cut=cut, head=onnx.load(folder / f"exit{i}.onnx"), threshold=threshold, max_drop_frac=drop)
-            for i, (cut, threshold, drop) in enumerate(record.exits)
+            ExitHead(cut, onnx.load(folder / f"exit{i}.onnx"), threshold, drop, left)
+            for i, ((cut, threshold, drop), left) in enumerate(
+                zip_longest(record.exits, record.exits_left_frac[: len(record.exits)])
+            )
         )
     except Exception as error:  # protobuf, msgspec and the file system raise unrelated errors
         raise StoreError(
@@ -116,6 +120,7 @@ def save_stage(folder: Path, work: Work, temporary: Path) -> None:
         segments=len(work.segments),
         blueprint=work.blueprint,
         exits=tuple((one.cut, one.threshold, one.max_drop_frac) for one in work.exits),
+        exits_left_frac=tuple(one.left_frac for one in work.exits),
     )
     (stage / _RECORD).write_bytes(msgspec.json.encode(record))
     folder.parent.mkdir(parents=True, exist_ok=True)

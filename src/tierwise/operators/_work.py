@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from tierwise.operators._exit import ExitHead
     from tierwise.operators._spec import OperatorSpec
 
-__all__ = ["ChooseCut", "Context", "Stage", "Work"]
+__all__ = ["ChooseCuts", "Context", "Stage", "Work"]
 
-ChooseCut = Callable[[tuple[Cut, ...]], Cut]
-"""Picks one of a model's cuts; the cost model does it, so that operators know nothing of costs."""
+ChooseCuts = Callable[[tuple[Cut, ...], int], tuple[Cut, ...]]
+"""Picks so many of a model's cuts; the cost model does it, so that operators know nothing of costs."""
 
 
 @final
@@ -97,7 +97,7 @@ class Context:
     Attributes:
         folder: An empty folder for temporary files, removed afterwards.
         progress: Where to say how far it is.
-        choose_cut: Picks the cut of a partition that was not given one.
+        choose_cuts: Picks the cuts of a partition that was not given any.
         keep: A folder that outlives a kill, for the state of a training; the next build of the same chain finds it
             again, and it goes when the operator is done. While a spec is resolved, it is a folder that stays for good,
             for what was measured. Without one, ``folder`` serves.
@@ -105,7 +105,7 @@ class Context:
 
     folder: Path
     progress: Progress = Silent()  # noqa: RUF009 - stateless
-    choose_cut: ChooseCut | None = None
+    choose_cuts: ChooseCuts | None = None
     keep: Path | None = None
 
     @property

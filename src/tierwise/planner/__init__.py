@@ -1,7 +1,7 @@
 """Predicted costs, choices with their reasons, Pareto fronts, and decisions from evidence. Torch-free."""
 
 from tierwise.planner._compare import Comparison, Contrast, Figures, Tests
-from tierwise.planner._cost import Candidate, Choice, Cost, Ranked, best_cut, predict_cut
+from tierwise.planner._cost import Candidate, Choice, Cost, Part, Ranked, best_cut, predict_cut, predict_parts
 from tierwise.planner._cuts import best_cuts
 from tierwise.planner._evidence import (
     Deployment,
@@ -37,6 +37,7 @@ __all__ = [
     "LinkCheck",
     "LinkFigures",
     "Need",
+    "Part",
     "Quantity",
     "Ranked",
     "Recommendation",
@@ -55,5 +56,6 @@ __all__ = [
     "link_s",
     "pareto",
     "predict_cut",
+    "predict_parts",
     "recommend",
 ]

@@ -10,7 +10,7 @@ from typing import Protocol, final
 from tierwise._errors import InputError
 from tierwise.topology import Link
 
-__all__ = ["Candidate", "Choice", "Cost", "Ranked", "best_cut", "predict_cut"]
+__all__ = ["Candidate", "Choice", "Cost", "Part", "Ranked", "best_cut", "predict_cut", "predict_parts"]
 
 
 @final
@@ -19,12 +19,15 @@ class Cost:
     """What one request is predicted to take, part by part. A model's figure, never a measurement.
 
     Attributes:
-        head_s: Compute on the lower tier.
+        head_s: Compute on the lowest tier that computes.
         uplink_s: What crosses upwards, over all links on the way.
-        tail_s: Compute on the upper tier.
+        tail_s: Compute on the highest one, where it is another.
         downlink_s: The answer on its way back.
         up_bytes: Bytes sent upwards, summed over links.
         down_bytes: Bytes sent downwards, summed over links.
+        middle_s: Compute on the tiers between.
+        message_s: What nodes take for each message beside computing and sending: the request's to the device's own node
+            and one for each link.
     """
 
     head_s: float
@@ -33,11 +36,66 @@ class Cost:
     downlink_s: float
     up_bytes: int
     down_bytes: int
+    middle_s: float = 0.0
+    message_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Latency of one request on idle tiers and links."""
-        return self.head_s + self.uplink_s + self.tail_s + self.downlink_s
+        return self.head_s + self.uplink_s + self.middle_s + self.tail_s + self.downlink_s + self.message_s
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """One segment of a model on its tier, as far as a prediction needs it.
+
+    Attributes:
+        macs: Multiply-accumulates of one item.
+        s_per_mac: Seconds for each on that tier.
+        received_bytes: What comes to it, of one item.
+        links: What that comes over, from the tier of the part before, or from the device to the first part's.
+        reach_frac: Share of the items that come so far; the others left at an exit before.
+    """
+
+    macs: int
+    s_per_mac: float
+    received_bytes: int
+    links: Sequence[Link] = ()
+    reach_frac: float = 1.0
+
+
+def predict_parts(parts: Sequence[Part], *, answer_bytes: int, per_message_s: float = 0.0) -> Cost:
+    """Predict one request through a model in parts; with exits, the expectation over items.
+
+    A transfer takes bytes * 8 / rate plus half the round trip, on each link in turn (a tier passes a message on when it
+    has all of it). Jitter, loss, queueing and the encoding of large messages are not modelled.
+
+    Args:
+        parts: From the lowest to the highest.
+        answer_bytes: What comes back over every link that was climbed.
+        per_message_s: What a node takes for a message of its own: receiving, handing on, answering.
+
+    Raises:
+        InputError: No part, or a figure that is negative or not finite.
+    """
+    figures = [answer_bytes, per_message_s]
+    for part in parts:
+        figures += (part.macs, part.s_per_mac, part.received_bytes, part.reach_frac)
+    if not parts or min(figures) < 0 or not all(math.isfinite(figure) for figure in figures):
+        raise InputError("every figure of a prediction must be finite and not negative", got=min(figures), where="cost")
+    computing = [part.reach_frac * part.macs * part.s_per_mac for part in parts]
+    climbs = [(part.reach_frac, part.received_bytes, link) for part in parts for link in part.links]
+    return Cost(
+        head_s=computing[0],
+        uplink_s=sum(share * (8 * size / link.up_bps + link.rtt_s / 2) for share, size, link in climbs),
+        middle_s=sum(computing[1:-1]),
+        tail_s=computing[-1] if len(parts) > 1 else 0.0,
+        downlink_s=sum(share * (8 * answer_bytes / link.down_bps + link.rtt_s / 2) for share, _, link in climbs),
+        up_bytes=round(sum(share * size for share, size, _ in climbs)),
+        down_bytes=round(sum(share * answer_bytes for share, _, _ in climbs)),
+        message_s=per_message_s * (1 + sum(share for share, _, _ in climbs)),
+    )
 
 
 class Candidate(Protocol):
@@ -76,10 +134,7 @@ def predict_cut(
     links: Sequence[Link],
     links_below: Sequence[Link] = (),
 ) -> Cost:
-    """Predict one request through a model that is cut in two.
-
-    A transfer takes bytes * 8 / rate plus half the round trip, on each link in turn (a tier passes a message on when it
-    has all of it). Jitter, loss, queueing and the encoding of messages are not modelled.
+    """Predict one request through a model that is cut in two, see `predict_parts`; messages themselves cost nothing.
 
     Args:
         head_macs: Multiply-accumulates on the lower tier.
@@ -95,19 +150,11 @@ def predict_cut(
     Raises:
         InputError: A negative figure.
     """
-    figures = (head_macs, tail_macs, boundary_bytes, input_bytes, answer_bytes, lower_s_per_mac, upper_s_per_mac)
-    if min(figures) < 0 or not all(math.isfinite(figure) for figure in figures):
-        raise InputError("every figure of a prediction must be finite and not negative", got=min(figures), where="cost")
-    climbs = [(link, input_bytes) for link in links_below] + [(link, boundary_bytes) for link in links]
-    every = [*links_below, *links]
-    return Cost(
-        head_s=head_macs * lower_s_per_mac,
-        uplink_s=sum(8 * size / link.up_bps + link.rtt_s / 2 for link, size in climbs),
-        tail_s=tail_macs * upper_s_per_mac,
-        downlink_s=sum(8 * answer_bytes / link.down_bps + link.rtt_s / 2 for link in every),
-        up_bytes=sum(size for _, size in climbs),
-        down_bytes=answer_bytes * len(every),
+    parts = (
+        Part(head_macs, lower_s_per_mac, input_bytes, links_below),
+        Part(tail_macs, upper_s_per_mac, boundary_bytes, links),
     )
+    return predict_parts(parts, answer_bytes=answer_bytes)
 
 
 @final

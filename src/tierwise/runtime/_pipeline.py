@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy.typing as npt
 
@@ -16,10 +16,36 @@ from tierwise.runtime._hop import count_hop
 from tierwise.runtime._visit import Timeline
 from tierwise.wire import InferenceClient, infer_request
 
-__all__ = ["CLIENT", "Pipeline", "PipelineSUT"]
+__all__ = ["CLIENT", "Answering", "Items", "Pipeline", "PipelineSUT", "payload_of"]
 
 CLIENT = "client"
 """Name of the asking side in stages: the application on the device."""
+
+Items = Sequence[Any] | Mapping[str, npt.NDArray[Any]]
+"""What a request holds: items as `to_payload` takes them, or tensors by name."""
+
+
+class Answering(Protocol):
+    """Whatever answers requests: a pipeline, an artifact in this process, an adaptive pipeline."""
+
+    def infer(self, items: Items) -> Reply:
+        """The answer to ``items``."""
+        ...
+
+
+def payload_of(encoding: InputEncoding | None, items: Items) -> Mapping[str, npt.NDArray[Any]]:
+    """The request's tensors by name.
+
+    Raises:
+        InputError: The items do not fit the encoding, or there is none.
+    """
+    if isinstance(items, Mapping):
+        return items
+    if encoding is None:
+        raise InputError(
+            "items need the model's input encoding", fix="Send tensors by name, or say the encoding (`input`)"
+        )
+    return {PAYLOAD_INPUT: to_payload(encoding, items)}
 
 
 @final
@@ -29,12 +55,21 @@ class Pipeline:
     Args:
         address: The first node.
         model: Name it serves the model under.
-        encoding: The artifact's input encoding.
-        timeout_s: How long an answer may take.
+        encoding: The artifact's input encoding; None where all requests are tensors by name.
+        timeout_s: How long an answer may take where the request does not say.
+        over_link: Whether a link lies between this side and the node; without one, the node is on this device.
     """
 
-    def __init__(self, address: str, model: str, encoding: InputEncoding, timeout_s: float = 30.0) -> None:
-        self.address, self.model, self._encoding = address, model, encoding
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        encoding: InputEncoding | None,
+        timeout_s: float = 30.0,
+        *,
+        over_link: bool = False,
+    ) -> None:
+        self.address, self.model, self._encoding, self._over_link = address, model, encoding, over_link
         self._client = InferenceClient(address, timeout_s)
 
     def __enter__(self) -> Pipeline:
@@ -49,27 +84,28 @@ class Pipeline:
         """Close the connection."""
         self._client.close()
 
-    def infer(self, items: Sequence[Any] | Mapping[str, npt.NDArray[Any]]) -> Reply:
+    def infer(self, items: Items, timeout_s: float | None = None) -> Reply:
         """Send items and wait for the answer.
 
         Args:
             items: As `to_payload` takes them; or the request's tensors by name.
+            timeout_s: How long the answer may take; None: what the pipeline was made with.
 
         Returns:
             Outputs and the account of all that took part. Stages of this side carry the tier ``client``; bytes are
-            those between nodes.
+            those over links.
 
         Raises:
             InputError: The items do not fit the encoding.
             RemoteError: A node failed; the message names it.
         """
         started_ns = time.monotonic_ns()
-        tensors = items if isinstance(items, Mapping) else {PAYLOAD_INPUT: to_payload(self._encoding, items)}
+        tensors = payload_of(self._encoding, items)
         request = infer_request(self.model, tensors)
         timeline = Timeline()
         timeline.add(CLIENT, "encode", time.monotonic_ns() - started_ns)
-        exchange = self._client.exchange(request)
-        account = count_hop(exchange, CLIENT, self.address, timeline, over_link=False)
+        exchange = self._client.exchange(request, timeout_s)
+        account = count_hop(exchange, CLIENT, self.address, timeline, over_link=self._over_link)
         started_ns = time.monotonic_ns()
         try:
             outputs = exchange.response.tensors()
@@ -79,8 +115,8 @@ class Pipeline:
         return Reply(
             outputs=outputs,
             stages=tuple(StageTime(tier, stage, ns / 1e9) for tier, stage, ns in timeline.entries()),
-            bytes_up=account.bytes_up,
-            bytes_down=account.bytes_down,
+            bytes_up=account.bytes_up + (exchange.sent_bytes if self._over_link else 0),
+            bytes_down=account.bytes_down + (exchange.received_bytes if self._over_link else 0),
             path=account.path,
             exit_frac=account.exit_frac,
         )
@@ -99,8 +135,8 @@ class PipelineSUT:
     def __init__(
         self,
         name: str,
-        pipeline: Pipeline,
-        items: Callable[[int], Sequence[Any] | Mapping[str, npt.NDArray[Any]]],
+        pipeline: Answering,
+        items: Callable[[int], Items],
     ) -> None:
         self.name, self._pipeline, self._items = name, pipeline, items
 

@@ -23,6 +23,7 @@ from tierwise.study._export import StrategyFigures, StudyFigures, VariantFigures
 from tierwise.study._import import ImportSpec, import_evidence
 from tierwise.study._import_rows import ROLES
 from tierwise.study._lock import locked
+from tierwise.study._paths_file import adaptive_paths, write_paths
 from tierwise.study._read import load_study
 from tierwise.study._results import CellSummary, SessionData, Strategy, StudyData, Variant
 from tierwise.study._track import track_study, track_target
@@ -42,6 +43,7 @@ __all__ = [
     "StudyFigures",
     "Variant",
     "VariantFigures",
+    "adaptive_paths",
     "build_study",
     "campaign_names",
     "campaign_text",
@@ -63,6 +65,7 @@ __all__ = [
     "track_target",
     "undeploy",
     "write_evidence",
+    "write_paths",
 ]
 
 

@@ -12,8 +12,8 @@ from typing import Any, final
 import numpy.typing as npt
 
 from tierwise.artifact import Artifact
-from tierwise.planner import Cost, predict_cut
-from tierwise.runtime import Executor
+from tierwise.planner import Cost, Part, predict_parts
+from tierwise.runtime import Executor, tensors_at
 from tierwise.topology import Tier, Topology
 
 __all__ = ["Speeds", "measure_speeds", "predict"]
@@ -28,12 +28,16 @@ class Speeds:
 
     Attributes:
         s_per_mac: By tier.
+        per_message_s: What a node takes for one message beside computing (`measure_message_s`).
     """
 
     s_per_mac: Mapping[str, float]
+    per_message_s: float = 0.0
 
 
-def measure_speeds(artifact: Artifact, tensors: Mapping[str, npt.NDArray[Any]], topology: Topology) -> Speeds:
+def measure_speeds(
+    artifact: Artifact, tensors: Mapping[str, npt.NDArray[Any]], topology: Topology, per_message_s: float = 0.0
+) -> Speeds:
     """Run a model with the threads each tier will use, and scale to the tier's CPUs.
 
     A tier gets as many threads as it has whole CPUs, one at least; with c CPUs and t threads it takes t / c times as
@@ -43,6 +47,7 @@ def measure_speeds(artifact: Artifact, tensors: Mapping[str, npt.NDArray[Any]], 
         artifact: The uncut model.
         tensors: Model inputs of one item.
         topology: The topology fitted to this machine.
+        per_message_s: See `Speeds`.
     """
     threads = {tier.name: _threads(tier) for tier in topology.tiers}
     # More threads than this machine has cores would measure their quarrel.
@@ -52,7 +57,8 @@ def measure_speeds(artifact: Artifact, tensors: Mapping[str, npt.NDArray[Any]], 
         {
             tier.name: usable[threads[tier.name]] * max(1.0, threads[tier.name] / tier.cpus) / macs
             for tier in topology.tiers
-        }
+        },
+        per_message_s,
     )
 
 
@@ -76,32 +82,36 @@ def _median_s(artifact: Artifact, tensors: Mapping[str, npt.NDArray[Any]], threa
 def predict(
     artifact: Artifact, segments: tuple[str, ...], topology: Topology, speeds: Speeds, input_bytes: int
 ) -> Cost:
-    """The predicted cost of one request.
+    """The predicted cost of one request; of a model with exits the expectation, by their share of validation items.
 
     Args:
-        artifact: One segment or two.
-        segments: Tier of each.
+        artifact: What is deployed.
+        segments: Tier of each of its segments; the last tier runs all that are left.
         topology: The topology the requests pass.
         speeds: Of the uncut model.
         input_bytes: Size of the request as the device holds it.
     """
     manifest = artifact.manifest
+    parts, reach, below = [], 1.0, 0
+    for i, segment in enumerate(manifest.segments):
+        tier = segments[min(i, len(segments) - 1)]
+        height = topology.index(tier)
+        parts.append(
+            Part(
+                macs=segment.macs,
+                s_per_mac=speeds.s_per_mac[tier],
+                received_bytes=_crossing(artifact, i) if i else input_bytes,
+                links=topology.links[below:height],
+                reach_frac=reach,
+            )
+        )
+        below = height
+        if segment.exit is not None:
+            reach = max(0.0, reach - (segment.exit.left_frac or 0.0))
     answer_bytes = sum(spec.nbytes() for spec in manifest.outputs)
-    low, high = topology.index(segments[0]), topology.index(segments[-1])
-    head, *tail = manifest.segments
-    if tail:
-        needed = {spec.name for segment in tail for spec in segment.inputs}
-        crossing = sum(spec.nbytes() for spec in head.outputs if spec.name in needed)
-    else:
-        crossing = 0
-    return predict_cut(
-        head_macs=head.macs,
-        tail_macs=sum(segment.macs for segment in tail),
-        boundary_bytes=crossing,
-        input_bytes=input_bytes,
-        answer_bytes=answer_bytes,
-        lower_s_per_mac=speeds.s_per_mac[segments[0]],
-        upper_s_per_mac=speeds.s_per_mac[segments[-1]],
-        links=topology.links[low:high],
-        links_below=topology.links[:low],
-    )
+    return predict_parts(parts, answer_bytes=answer_bytes, per_message_s=speeds.per_message_s)
+
+
+def _crossing(artifact: Artifact, border: int) -> int:
+    """Bytes that go on to segment ``border`` and those behind it: whatever they need from before."""
+    return sum(spec.nbytes() for spec in tensors_at(artifact, border))

@@ -62,7 +62,7 @@ def plan_deployment(directory: Path, strategy_id: str, topology: Topology, name:
         directory=directory,
         name=name,
         strategy=strategy_id,
-        hops=hops_of(strategy, topology),
+        hops=hops_of(strategy, len(artifact.manifest.segments), topology),
         artifact=artifact,
         golden=made_up(artifact.manifest.input) if golden is None else golden.tensors(),
         load_s=_load_s(data, strategy_id),

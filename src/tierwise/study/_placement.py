@@ -35,7 +35,7 @@ class Hop:
         return f"runs segment {first}" if last == first + 1 else f"runs segments {first} to {last - 1}"
 
 
-def hops_of(strategy: Strategy, topology: Topology) -> tuple[Hop, ...]:
+def hops_of(strategy: Strategy, segments: int, topology: Topology) -> tuple[Hop, ...]:
     """The nodes of a strategy in the order a request passes them.
 
     A tier below or between that runs no segment passes requests on where it names an address, and is passed over where
@@ -43,6 +43,7 @@ def hops_of(strategy: Strategy, topology: Topology) -> tuple[Hop, ...]:
 
     Args:
         strategy: What to deploy.
+        segments: How many its artifact has; the last tier runs all that are left (exits make several on one tier).
         topology: Tiers with the addresses of their nodes, as this machine and the tier below both reach them.
 
     Raises:
@@ -77,8 +78,9 @@ def hops_of(strategy: Strategy, topology: Topology) -> tuple[Hop, ...]:
     hops: list[Hop] = []
     done = 0
     for position, tier in enumerate(taken):
-        runs = strategy.segments.count(tier.name)
-        forward = addresses[position + 1] if position + 1 < len(taken) else None
+        last = position + 1 == len(taken)
+        runs = segments - done if last else strategy.segments.count(tier.name)
+        forward = None if last else addresses[position + 1]
         share = Share(segments=(done, done + runs), forward=forward)
         hops.append(Hop(tier=tier.name, placed=Placed(control=addresses[position], share=share)))
         done += runs

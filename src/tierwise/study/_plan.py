@@ -50,8 +50,8 @@ class Asked:
 def asked_strategies(campaign: Campaign, topology: Topology) -> tuple[Asked, ...]:
     """Every chain on every placement, in the order of the campaign.
 
-    A chain that ends in ``partition`` makes two segments, any other one. A placement is legal when its tiers climb:
-    each segment runs on a higher tier than the one before.
+    A chain that ends in ``partition`` makes two segments, or as many as its option ``parts``; any other makes one. A
+    placement is legal when its tiers climb: each segment runs on a higher tier than the one before.
 
     Raises:
         SpecError: A placement names an unknown tier, has the wrong number of tiers or does not climb; no placement
@@ -75,9 +75,21 @@ def asked_strategies(campaign: Campaign, topology: Topology) -> tuple[Asked, ...
     return tuple(found.values())
 
 
+def _parts(spec: StrategySpec, where: str) -> int:
+    """On how many tiers a chain is spread."""
+    if spec.chain.replace(" ", "").split("+")[-1] != "partition":
+        return 1
+    parts = spec.options.get("partition", {}).get("parts", 2)
+    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 2:
+        raise SpecError(
+            "parts must be a whole number of at least 2", got=repr(parts), where=f"{where}.options.partition"
+        )
+    return parts
+
+
 def _placements(spec: StrategySpec, topology: Topology, where: str) -> list[tuple[str, ...]]:
     names = [tier.name for tier in topology.tiers]
-    count = 2 if spec.chain.replace(" ", "").split("+")[-1] == "partition" else 1
+    count = _parts(spec, where)
     if spec.placements == "auto":
         placements = list(itertools.combinations(names, count))
         if not placements:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 from tierwise.artifact import Accuracy, Artifact, record_accuracy
 from tierwise.capture import Cut
 from tierwise.measure import Progress, class_of
-from tierwise.operators import ChooseCut, OperatorSpec, Partition, build, parse_chain
-from tierwise.planner import best_cut
+from tierwise.operators import ChooseCuts, OperatorSpec, Partition, build, parse_chain
+from tierwise.planner import best_cut, best_cuts
 from tierwise.runtime import Executor
 from tierwise.study._compute import Speeds, measure_speeds, predict
 from tierwise.study._inputs import Inputs
+from tierwise.study._message import measure_message_s
 from tierwise.study._plan import Asked
 from tierwise.study._results import Strategy
 from tierwise.study._stored import Prepared, StoredVariant
@@ -87,12 +89,15 @@ def prepare(
     strategies: list[Strategy] = []
     artifacts: dict[str, Artifact] = {}
     chains = [parse_chain(entry.spec.chain, entry.spec.options) for entry in asked]
+    with progress.step("time a message", None):
+        per_message_s = measure_message_s()
     with progress.step("build variants", len(asked)) as advance:
         for entry, chain in zip(asked, chains, strict=True):
             key = repr(_uncut(chain))
             if key not in wholes:
                 artifact = build(task, _uncut(chain), directory, progress)
-                wholes[key] = _Whole(artifact, measure_speeds(artifact, inputs.tensors[0], topology))
+                speeds = measure_speeds(artifact, inputs.tensors[0], topology, per_message_s)
+                wholes[key] = _Whole(artifact, speeds)
             whole = wholes[key]
             artifact = build(task, chain, directory, progress, _chooser(entry, whole, topology, inputs.mean_bytes))
             artifacts.setdefault(artifact.directory.name, artifact)
@@ -118,22 +123,26 @@ def _uncut(chain: tuple[OperatorSpec, ...]) -> tuple[OperatorSpec, ...]:
     return kept or parse_chain("identity")
 
 
-def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) -> ChooseCut:
+def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) -> ChooseCuts:
     """The cost model's choice for one placement."""
-    low, high = topology.index(entry.segments[0]), topology.index(entry.segments[-1])
+    heights = [topology.index(tier) for tier in entry.segments]
     answer_bytes = sum(spec.nbytes() for spec in whole.artifact.manifest.outputs)
+    speeds = [whole.speeds.s_per_mac[tier] for tier in entry.segments]
+    links = [topology.links[low:high] for low, high in itertools.pairwise(heights)]
 
-    def choose(cuts: tuple[Cut, ...]) -> Cut:
+    def choose(cuts: tuple[Cut, ...], count: int) -> tuple[Cut, ...]:
+        if count > 1:
+            return tuple(cuts[index] for index in best_cuts(cuts, s_per_mac=speeds, links=links))
         choice = best_cut(
             cuts,
             input_bytes=input_bytes,
             answer_bytes=answer_bytes,
-            lower_s_per_mac=whole.speeds.s_per_mac[entry.segments[0]],
-            upper_s_per_mac=whole.speeds.s_per_mac[entry.segments[-1]],
-            links=topology.links[low:high],
-            links_below=topology.links[:low],
+            lower_s_per_mac=speeds[0],
+            upper_s_per_mac=speeds[-1],
+            links=links[0],
+            links_below=topology.links[: heights[0]],
         )
-        return cuts[choice.index]
+        return (cuts[choice.index],)
 
     return choose
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from tierwise.operators import ChooseCut, Context, OperatorSpec, Work
+    from tierwise.operators import ChooseCuts, Context, OperatorSpec, Work
     from tierwise.tasks import Task
 
     Apply = Callable[[OperatorSpec, Work, Context], Work]
@@ -31,7 +31,7 @@ def check_operator(
     spec: OperatorSpec,
     task: Task,
     *,
-    choose_cut: ChooseCut | None = None,
+    choose_cuts: ChooseCuts | None = None,
     tolerance: float = 0.1,
     operate: Apply | None = None,
 ) -> None:
@@ -45,7 +45,7 @@ def check_operator(
     Args:
         spec: The operator, with small options: it is applied three times.
         task: A small task with calibration items.
-        choose_cut: For operators that leave the cut to a cost model.
+        choose_cuts: For operators that leave the cut to a cost model.
         tolerance: Largest absolute difference of an answer, as a share of the largest absolute answer; operators
             that train need a wide one.
         operate: The operator's function; None for one that is built in.
@@ -61,7 +61,7 @@ def check_operator(
     work = Work(task=task, model=model, module=task.model, notes=("given",))
     before = model.SerializeToString(deterministic=True)
     given = None if task.model is None else _weights(task.model(Silent()))
-    results = [_operate(operate or apply, spec, work, choose_cut) for _ in range(2)]
+    results = [_operate(operate or apply, spec, work, choose_cuts) for _ in range(2)]
     first = results[0]
     _must(model.SerializeToString(deterministic=True) == before, "leave the model it is given unchanged")
     _must(len(first.history) == 1 and type(first.history[0]) is type(spec), "append its spec to the history")
@@ -79,7 +79,7 @@ def check_operator(
     if first.blueprint is not None:
         _check_module(first, given)
     if operate is None:
-        _check_build(spec, task, choose_cut)
+        _check_build(spec, task, choose_cuts)
 
 
 def _given(task: Task) -> onnx.ModelProto:
@@ -92,11 +92,11 @@ def _given(task: Task) -> onnx.ModelProto:
     return export(task.model(Silent()), task.example(), task.outputs)
 
 
-def _operate(operate: Apply, spec: OperatorSpec, work: Work, choose_cut: ChooseCut | None) -> Work:
+def _operate(operate: Apply, spec: OperatorSpec, work: Work, choose_cuts: ChooseCuts | None) -> Work:
     from tierwise.operators import Context
 
     with tempfile.TemporaryDirectory(prefix="tierwise-check-") as folder:
-        return operate(spec, work, Context(folder=Path(folder), choose_cut=choose_cut))
+        return operate(spec, work, Context(folder=Path(folder), choose_cuts=choose_cuts))
 
 
 def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -144,12 +144,12 @@ def _check_answers(work: Work, parts: tuple[onnx.ModelProto, ...], tolerance: fl
             _must(worst <= limit, f"answer {name!r} within {limit:.3g} of the model given, not {worst:.3g}")
 
 
-def _check_build(spec: OperatorSpec, task: Task, choose_cut: ChooseCut | None) -> None:
+def _check_build(spec: OperatorSpec, task: Task, choose_cuts: ChooseCuts | None) -> None:
     from tierwise.operators import build, chain_text
 
     with tempfile.TemporaryDirectory(prefix="tierwise-check-") as cache:
-        artifact = build(task, (spec,), Path(cache), choose_cut=choose_cut)
-        again = build(task, (spec,), Path(cache), choose_cut=choose_cut)
+        artifact = build(task, (spec,), Path(cache), choose_cuts=choose_cuts)
+        again = build(task, (spec,), Path(cache), choose_cuts=choose_cuts)
         _must(artifact.directory == again.directory, "have one address for one result")
         _must(open_artifact(artifact.directory).digest == artifact.digest, "make an artifact that opens")
         _must(artifact.manifest.provenance.chain == chain_text((spec,)), "stand in the artifact's provenance")

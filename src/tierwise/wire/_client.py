@@ -54,6 +54,11 @@ _CLIENT_OPTIONS: Final = (
     # than the backoff. An attempt that is refused fails at once all the same.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Over a link that fell silent the system would send again ever more rarely, and notice that it is back as late.
+    # What is not acknowledged for this long ends the connection (gRPC makes it TCP_USER_TIMEOUT), and a new one finds
+    # the link as soon as it is there. The interval only switches that on: every server allows a ping in five minutes.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 5000),
 )
 
 

@@ -1,0 +1,78 @@
+"""What a path's next answer will take: computing as it was measured, and the link as it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import final
+
+from tierwise.measure import Reply
+from tierwise.runtime._ewma import Ewma
+from tierwise.runtime._link_state import LinkState
+
+__all__ = ["ON_LINK", "Forecast", "link_seconds"]
+
+ON_LINK = frozenset({"uplink", "downlink", "network"})
+_KEPT = 64
+_LEAST_FOR_P95 = 20
+# Two mean deviations are 1.6 standard deviations of a normal distribution.
+_CAREFUL = 2.0
+
+
+def link_seconds(reply: Reply) -> float:
+    """Time that an answer and its request spent on links."""
+    return sum(stage.seconds for stage in reply.stages if stage.stage in ON_LINK)
+
+
+@final
+class Forecast:
+    """Predicts a path's latency as computing + round trip + bytes / goodput. Pure; its owner guards it.
+
+    Args:
+        link: The link the path crosses, which other paths may cross too; None where there is none.
+    """
+
+    def __init__(self, link: LinkState | None) -> None:
+        self._link = link
+        self._compute_s, self._bytes_up, self._bytes_down = Ewma(), Ewma(), Ewma()
+        self._latencies_s: deque[float] = deque(maxlen=_KEPT)
+        self.observed_ns: int | None = None
+
+    @property
+    def expected_s(self) -> float | None:
+        """The usual latency; None before the first answer."""
+        if self._compute_s.mean is None:
+            return None
+        return self._compute_s.mean + self._link_s()
+
+    @property
+    def careful_s(self) -> float | None:
+        """A latency that is seldom exceeded: the usual one and two mean deviations; None before the first answer."""
+        expected_s = self.expected_s
+        if expected_s is None:
+            return None
+        spread_s = self._compute_s.deviation + (self._link.spread_s if self._link else 0.0)
+        return expected_s + _CAREFUL * spread_s
+
+    @property
+    def p95_s(self) -> float | None:
+        """95th percentile of the last 64 latencies; None before there are 20."""
+        if len(self._latencies_s) < _LEAST_FOR_P95:
+            return None
+        return sorted(self._latencies_s)[int(0.95 * len(self._latencies_s))]
+
+    def observe(self, reply: Reply, latency_s: float, now_ns: int) -> None:
+        """Learn from an answer, for the path and for its link."""
+        on_link_s = min(link_seconds(reply), latency_s)
+        self._compute_s.observe(latency_s - on_link_s, now_ns)
+        self._bytes_up.observe(reply.bytes_up, now_ns)
+        self._bytes_down.observe(reply.bytes_down, now_ns)
+        self._latencies_s.append(latency_s)
+        self.observed_ns = now_ns
+        # An answer that left at an early exit has not crossed the link, and says nothing about it.
+        if self._link is not None and on_link_s > 0:
+            self._link.observe(reply.bytes_up, reply.bytes_down, on_link_s, now_ns)
+
+    def _link_s(self) -> float:
+        if self._link is None:
+            return 0.0
+        return self._link.seconds(self._bytes_up.mean or 0.0, self._bytes_down.mean or 0.0) or 0.0
