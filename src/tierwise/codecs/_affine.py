@@ -84,7 +84,7 @@ def calibrated(latents: npt.NDArray[Any], bits: int) -> AffineTables:
 
 @final
 class AffineCodec:
-    """Codes latents [n, c, ...]; fewer channels than the tables have are a prefix, the missing ones decode to their low.
+    """Codes latents [n, c, ...]; fewer channels than the tables have are a prefix, the rest decodes to its low.
 
     Args:
         tables: Of all channels.

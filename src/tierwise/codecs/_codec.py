@@ -19,12 +19,14 @@ class Codec(Protocol):
     """Turns feature tensors into bytes and back; both sides hold the same tables.
 
     Attributes:
-        NUMBER: Which codec, in frames.
         tag: SHA-256 of its tables.
     """
 
-    NUMBER: Final[int]
     tag: bytes
+
+    @property
+    def NUMBER(self) -> int:  # noqa: N802 - a constant in those that have it
+        """Which codec, in frames."""
 
     def pack(self, tensor: npt.NDArray[Any]) -> tuple[bytes, int]:
         """Payload and flags (0 to 7) of a tensor [n, c, ...]."""

@@ -1,4 +1,4 @@
-"""The frame that carries one coded tensor: it says what it is, for which artifact, of what shape, and whether it is whole.
+"""The frame that carries one coded tensor: what it is, for which tables, of what shape, and whether it is whole.
 
     byte 0        0x54
     byte 1        version (high half), codec (low half)

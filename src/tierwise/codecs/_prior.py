@@ -55,7 +55,7 @@ class PriorTables:
     channels: tuple[ChannelTable, ...]
 
     def bits(self, latent: npt.NDArray[np.float32]) -> float:
-        """What an ideal coder would take for ``latent`` [n, c, ...] by these tables, in bits; without escaped values."""
+        """Bits an ideal coder would take for ``latent`` [n, c, ...] by these tables; without escaped values."""
         total = 0.0
         for table, values in zip(self.channels, np.moveaxis(latent, 1, 0), strict=False):
             index = np.rint(values.ravel() - np.float32(table.median)).astype(np.int64) - table.lowest

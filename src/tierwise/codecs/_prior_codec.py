@@ -37,8 +37,8 @@ class PriorCodec:
 
     Args:
         tables: Of all channels.
-        coder: ``constriction`` is the library (fast), ``python`` our own with the same bytes; ``auto`` takes the library
-            where it is installed.
+        coder: ``constriction`` is the library (fast), ``python`` our own with the same bytes; ``auto`` takes the
+            library where it is installed.
 
     Raises:
         UnavailableError: The library was asked for and is not installed.
@@ -195,7 +195,7 @@ class _Group:
         self.size = known.shape[1]
         self.model = cumulative if library is None else model_of(library, cumulative)
         # All values of a group lie side by side, so that one look-up decodes all of them.
-        self.known = np.ascontiguousarray(known).view(_WHOLE[self.size]).ravel()
+        self.known: npt.NDArray[Any] = np.ascontiguousarray(known).view(_WHOLE[self.size]).ravel()
 
 
 def _joined(symbols: npt.NDArray[np.int32], size: int, values: int) -> npt.NDArray[np.int32]:
@@ -207,7 +207,7 @@ def _joined(symbols: npt.NDArray[np.int32], size: int, values: int) -> npt.NDArr
 
 def _squared(single: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Frequencies of pairs, at least 1 each and of the same sum, in whole arithmetic alone."""
-    pairs = np.maximum(1, np.outer(single, single).ravel() >> PRECISION)
+    pairs: npt.NDArray[np.int64] = np.maximum(1, np.outer(single, single).ravel() >> PRECISION)
     pairs[int(pairs.argmax())] += (1 << PRECISION) - int(pairs.sum())
     return pairs
 
