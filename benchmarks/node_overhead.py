@@ -1,4 +1,4 @@
-"""What asking a node costs beside the model itself: a model that does nothing, asked in five ways.
+"""What asking a node costs beside the model itself: a model that does nothing, asked in six ways.
 
     python benchmarks/node_overhead.py [--rounds 300] [--save]
 
@@ -35,6 +35,7 @@ from tierwise.artifact import (
 )
 from tierwise.measure import read_environment, summarise
 from tierwise.runtime import Executor, Pipeline, Placed, Share, deploy
+from tierwise.wire import InferenceClient
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SIZES_BYTES = (1_000, 150_000, 600_000)
@@ -101,9 +102,11 @@ def main() -> None:
             options.intra_op_num_threads = 1
             session = ort.InferenceSession(str(artifact.path("m.onnx")), options, providers=["CPUExecutionProvider"])
             encoding = artifact.manifest.input
+            client = InferenceClient(lower_unix)
             ways: dict[str, Callable[[dict], object]] = {
                 "ONNX Runtime alone": lambda inputs: session.run(None, inputs),
                 "executor": Executor(artifact, threads=1).run,
+                "node, no account": lambda inputs: client.infer("here", inputs),
                 "node, unix socket": Pipeline(lower_unix, "here", encoding).infer,
                 "node, TCP loopback": Pipeline(lower_tcp, "here", encoding).infer,
                 "node > TCP > node": Pipeline(lower_unix, "above", encoding).infer,

@@ -184,6 +184,7 @@ class Node:
     tier: str
     tcp: str
     unix: str
+    rest: str
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,8 @@ def start_node() -> Iterator[Callable[..., Node]]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith(f"tierwise node {tier} ready on 127.0.0.1:"), line
-        nodes.append(Node(process, tier, line.split(" ready on ")[1].split(",")[0], unix))
+        addresses = line.split(" ready on ")[1].strip().split(", ")
+        nodes.append(Node(process, tier, addresses[0], unix, addresses[-1]))
         return nodes[-1]
 
     yield start

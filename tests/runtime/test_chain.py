@@ -83,7 +83,7 @@ def test_bytes_are_those_of_the_messages(nodes: list[Any], chain: Artifact, inpu
     deploy(chain, "bytes", placed(nodes, [(0, 0), (0, 3)]))
     with Pipeline(nodes[0].unix, "bytes", chain.manifest.input) as pipeline, InferenceClient(nodes[1].tcp) as upper:
         reply = pipeline.infer(inputs)
-        assert reply.bytes_up == upper.infer("bytes", inputs).sent_bytes
+        assert reply.bytes_up == upper.infer("bytes", inputs, parameters={"tierwise.account": True}).sent_bytes
 
 
 @pytest.mark.emulation

@@ -18,7 +18,7 @@ TOLD = to_parameters(Account(("edge", "cloud"), 11, 13), [("edge", "infer", 300)
 def test_one_clock_tells_both_ways_apart() -> None:
     timeline = Timeline()
     account = count_hop(exchange(TOLD), "mobile", "address", timeline)
-    assert account == Account(("edge", "cloud"), 11, 13)
+    assert account == Account(("edge", "cloud"), 11, 13, way_ns=500)
     assert timeline.entries() == [
         ("mobile", "encode", 5),
         ("mobile", "uplink", 100),

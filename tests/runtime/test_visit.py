@@ -1,10 +1,9 @@
 import time
 
-import grpc
 import pytest
 
-from tierwise.runtime._refusal import RefusalError
-from tierwise.runtime._turnstile import Turnstile
+from tierwise.runtime._line import Line
+from tierwise.runtime._refusal import Code, RefusalError
 from tierwise.runtime._visit import Timeline, Visit
 
 
@@ -38,7 +37,7 @@ def test_stages_are_added_up_in_order() -> None:
 @pytest.mark.parametrize("pace_frac", [0.5, 0.25])
 def test_a_paced_stage_sleeps_what_its_work_owes(pace_frac: float) -> None:
     clock = StillClock()
-    visit = Visit("t", Turnstile(1), pace_frac, clock)
+    visit = Visit("t", Line(1, clock), pace_frac, clock)
     for _ in range(10):
         with visit.computing("infer"):
             spin(1_000_000)
@@ -50,15 +49,15 @@ def test_a_paced_stage_sleeps_what_its_work_owes(pace_frac: float) -> None:
 
 def test_an_unpaced_stage_does_not_sleep() -> None:
     clock = StillClock()
-    with Visit("t", Turnstile(1), 1.0, clock).computing("infer"):
+    with Visit("t", Line(1, clock), 1.0, clock).computing("infer"):
         spin(1_000_000)
     assert clock.ns == 0
 
 
 def test_what_the_client_still_waits() -> None:
     clock = StillClock()
-    assert Visit("t", Turnstile(1), 1.0, clock).left_s is None
-    visit = Visit("t", Turnstile(1), 1.0, clock, timeout_s=2.0)
+    assert Visit("t", Line(1, clock), 1.0, clock).left_s is None
+    visit = Visit("t", Line(1, clock), 1.0, clock, timeout_s=2.0)
     clock.ns += 500_000_000
     assert visit.left_s == pytest.approx(1.5)
     clock.ns += 5_000_000_000
@@ -67,10 +66,11 @@ def test_what_the_client_still_waits() -> None:
 
 def test_nothing_is_computed_for_who_has_given_up() -> None:
     clock = StillClock()
-    visit = Visit("t", Turnstile(1), 1.0, clock, timeout_s=0.5)
+    line = Line(1, clock)
+    visit = Visit("t", line, 1.0, clock, timeout_s=0.5)
     with visit.turn():
         clock.ns += 600_000_000
-    late = pytest.raises(RefusalError, match=r"must get its turn within 0\.5 s")
+    late = pytest.raises(RefusalError, match=r"must come before its deadline, but got 0\.1 s after it")
     with late as caught, visit.turn():
         pytest.fail("computed")
-    assert caught.value.status is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert caught.value.code is Code.TOO_LATE

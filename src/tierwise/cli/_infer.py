@@ -102,7 +102,7 @@ def _ask_node(model: str, address: str, file: Path | None, text: tuple[str, ...]
 
     with InferenceClient(address) as client:
         inputs = _inputs(file, text, client.model_metadata(model).inputs)
-        answer = client.infer(model, inputs)
+        answer = client.infer(model, inputs, parameters={"tierwise.account": True})
     stages = json.loads(str(answer.parameters.get("tierwise.stages", "[]")))
     path = json.loads(str(answer.parameters.get("tierwise.path", "[]")))
     times = tuple(StageTime(tier, stage, nanoseconds / 1e9) for tier, stage, nanoseconds in stages)

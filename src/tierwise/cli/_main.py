@@ -16,6 +16,7 @@ from tierwise._errors import TierwiseError
 __all__ = ["main"]
 
 _COMMANDS = {
+    "console": ("tierwise.cli._console", "One live page: nodes, links, deployments, where the time goes."),
     "deploy": ("tierwise.cli._deploy", "Put a strategy of a study on nodes that run, checked end to end."),
     "doctor": ("tierwise.cli._doctor", "What this machine can do for a study, and how to get what it lacks."),
     "infer": ("tierwise.cli._infer", "Send an item to a node and print the answer."),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 __all__ = ["command"]
 
@@ -13,8 +15,18 @@ _EPILOG = """\b
 Examples:
   tierwise node --listen 127.0.0.1:8001
   tierwise node --listen 0.0.0.0:8001 --tier edge --repository /var/lib/tierwise
+  tierwise node --config node.toml --check
   tierwise node --listen 127.0.0.1:0 --listen unix:/run/tierwise.sock   (port 0: the system picks one, printed)
 """
+
+# Options that are shorter than the keys of the spec they set.
+_KEYS = {
+    "pace": "pace_frac",
+    "metrics": "metrics_listen",
+    "log_requests": "request_log_frac",
+    "traces": "trace_endpoint",
+    "trace_requests": "trace_frac",
+}
 
 
 def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -35,6 +47,13 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
     show_default=True,
     help="HOST:PORT or unix:PATH; may be given several times.",
 )
+@click.option(
+    "--rest",
+    metavar="ADDRESS",
+    multiple=True,
+    callback=_addresses,
+    help="HOST:PORT or unix:PATH for REST beside gRPC; may be given several times.",
+)
 @click.option("--tier", default="node", show_default=True, help="Name this node carries in timings and errors.")
 @click.option(
     "--cpus", type=click.FloatRange(min=0, min_open=True), help="CPUs to use [default: what the quota allows]."
@@ -50,28 +69,105 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Folder for received artifacts [default: temporary]."
 )
+@click.option("--metrics", metavar="HOST:PORT", help="Answer /metrics there over HTTP (Prometheus).")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    show_default=True,
+    help="One event a line on stderr; auto: text on a terminal.",
+)
+@click.option(
+    "--log-requests",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the answered requests to log one by one.",
+)
+@click.option("--traces", metavar="URL", help="OTLP/gRPC receiver of traces (needs tierwise[otel]).")
+@click.option(
+    "--trace-requests",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the requests that start a trace here; those within one are recorded as it says.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file of the node's spec; other options given replace what it says.",
+)
+@click.option(
+    "--check", "only_check", is_flag=True, help="Say what would keep the node from serving, and exit (0 or 2)."
+)
+@click.pass_context
 def command(
+    ctx: click.Context,
     listen: tuple[str, ...],
+    rest: tuple[str, ...],
     tier: str,
     cpus: float | None,
     threads: int | None,
     pace: float,
     repository: Path | None,
+    metrics: str | None,
+    log_level: str,
+    log_format: str,
+    log_requests: float,
+    traces: str | None,
+    trace_requests: float,
+    config: Path | None,
+    only_check: bool,
 ) -> None:
-    """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2 over gRPC.
+    """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2.
 
     Models arrive through the protocol's repository extension and are verified before they are served. Stop it with
     Ctrl-C or SIGTERM.
     """
-    from tierwise.runtime import NodeSpec, serve
+    import msgspec
 
-    serve(
-        NodeSpec(
-            listen=listen,
-            tier=tier,
-            cpus=cpus,
-            threads=threads,
-            pace_frac=pace,
-            repository=None if repository is None else str(repository),
-        )
-    )
+    from tierwise._config import convert, load_toml
+    from tierwise.runtime import NodeSpec, check, serve
+
+    asked: dict[str, Any] = {
+        "listen": listen,
+        "rest": rest,
+        "tier": tier,
+        "cpus": cpus,
+        "threads": threads,
+        "pace": pace,
+        "repository": None if repository is None else str(repository),
+    }
+    told: dict[str, Any] = {
+        "metrics": metrics,
+        "log_level": log_level,
+        "log_format": log_format,
+        "log_requests": log_requests,
+        "traces": traces,
+        "trace_requests": trace_requests,
+    }
+
+    def given_of(options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            _KEYS.get(name, name): value
+            for name, value in options.items()
+            if config is None or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        }
+
+    # Through plain data, so that what the options say is checked as the file is.
+    spec = NodeSpec() if config is None else load_toml(config, NodeSpec)
+    plain = msgspec.to_builtins(spec) | given_of(asked)
+    plain["observability"] = plain["observability"] | given_of(told)
+    spec = convert(plain, NodeSpec, where="tierwise node")
+    if not only_check:
+        serve(spec)
+        return
+    problems = check(spec)
+    for problem in problems:
+        click.echo(f"tierwise: {problem}", err=True)
+    if problems:
+        raise SystemExit(2)
+    click.echo(f"tierwise node {spec.tier}: could serve on {', '.join(spec.listen)}")

@@ -14,15 +14,18 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import msgspec
 
 from tierwise import __version__
 from tierwise.runtime._visit import Timeline
-from tierwise.wire import Exchange, Parameter, read_parameters
+from tierwise.wire import Exchange, Framed, Parameter, read_parameters
 
-__all__ = ["Account", "clock_name", "count_hop", "to_parameters"]
+__all__ = ["ACCOUNT", "Account", "ask_account", "clock_name", "count_hop", "to_parameters"]
+
+ACCOUNT: Final = "tierwise.account"
+"""The request parameter that asks for the account of an answer: who took part and where the time went."""
 
 _STAGES = msgspec.json.Decoder(list[tuple[str, str, int]])
 _PATH = msgspec.json.Decoder(list[str])
@@ -51,12 +54,20 @@ class Account:
         bytes_up: Message bytes sent upwards over all hops from here on.
         bytes_down: Message bytes that came down over them.
         exit_frac: Share of the request's items that left at an exit; None where the model has none.
+        way_ns: Time of the hop to the first of them, both ways together; None where it gives no account.
     """
 
     path: tuple[str, ...]
     bytes_up: int = 0
     bytes_down: int = 0
     exit_frac: float | None = None
+    way_ns: int | None = None
+
+
+def ask_account(request: Framed) -> Framed:
+    """The request, asking for the account of its answer."""
+    request.message.parameters[ACCOUNT].bool_param = True
+    return request
 
 
 def to_parameters(
@@ -102,6 +113,7 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *
             bytes_up=int(told["tierwise.bytes_up"]),
             bytes_down=int(told["tierwise.bytes_down"]),
             exit_frac=float(told["tierwise.exit"]) if "tierwise.exit" in told else None,
+            way_ns=max(outside_ns - (answered_ns - received_ns), 0),
         )
     except (KeyError, ValueError, msgspec.DecodeError):
         # Another implementation of the protocol: all that is known is how long it took, link and all.

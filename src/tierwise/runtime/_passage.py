@@ -9,9 +9,10 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from tierwise._errors import TierwiseError
 from tierwise.artifact import Exit, TensorSpec
 
-__all__ = ["Passage", "leaving", "merge", "rows_of"]
+__all__ = ["Passage", "leaving", "merge", "rows_of", "split"]
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -88,3 +89,36 @@ def merge(
         turned[~left] = np.moveaxis(rest[spec.name], axis, 0)
         merged[spec.name] = whole
     return merged
+
+
+def split(passage: Passage, sizes: Sequence[int]) -> list[Passage]:
+    """The passages of several requests that went through the segments together, one behind the other.
+
+    Args:
+        passage: Of all of them; every tensor has the batch axis first.
+        sizes: Items of each.
+
+    Raises:
+        TierwiseError: A tensor does not have one row for each item: the model cannot be asked for several at once.
+    """
+    ends = np.cumsum(sizes)
+    left = np.zeros(ends[-1], np.bool_) if passage.left is None else passage.left
+    answers = passage.answers or {}
+    for tensors, rows in ((passage.tensors, int((~left).sum())), (answers, int(left.sum()))):
+        for name, array in tensors.items():
+            if len(array) != rows:
+                raise TierwiseError(f"a batch of {rows} items must give {rows} rows", got=len(array), where=name)
+    parts, gone, stayed = [], 0, 0
+    for end, size in zip(ends, sizes, strict=True):
+        own = left[end - size : end]
+        leave = int(own.sum())
+        stay = size - leave
+        parts.append(
+            Passage(
+                {name: array[stayed : stayed + stay] for name, array in passage.tensors.items()} if stay else {},
+                None if passage.left is None else own,
+                {name: array[gone : gone + leave] for name, array in answers.items()},
+            )
+        )
+        gone, stayed = gone + leave, stayed + stay
+    return parts

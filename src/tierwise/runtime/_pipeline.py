@@ -12,9 +12,10 @@ import numpy.typing as npt
 from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import PAYLOAD_INPUT, InputEncoding, to_payload
 from tierwise.measure import Reply, StageTime
-from tierwise.runtime._hop import count_hop
+from tierwise.runtime._hop import ask_account, count_hop
+from tierwise.runtime._tracing import Tracing
 from tierwise.runtime._visit import Timeline
-from tierwise.wire import InferenceClient, infer_request
+from tierwise.wire import TRACEPARENT, Exchange, Framed, InferenceClient, infer_request, status_of
 
 __all__ = ["CLIENT", "Answering", "Items", "Pipeline", "PipelineSUT", "payload_of"]
 
@@ -58,6 +59,8 @@ class Pipeline:
         encoding: The artifact's input encoding; None where all requests are tensors by name.
         timeout_s: How long an answer may take where the request does not say.
         over_link: Whether a link lies between this side and the node; without one, the node is on this device.
+        tracing: Makes a span for every request, within the application's current one, and hands its context to the
+            nodes; None: no traces.
     """
 
     def __init__(
@@ -68,8 +71,10 @@ class Pipeline:
         timeout_s: float = 30.0,
         *,
         over_link: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         self.address, self.model, self._encoding, self._over_link = address, model, encoding, over_link
+        self._tracing = tracing
         self._client = InferenceClient(address, timeout_s)
 
     def __enter__(self) -> Pipeline:
@@ -101,10 +106,10 @@ class Pipeline:
         """
         started_ns = time.monotonic_ns()
         tensors = payload_of(self._encoding, items)
-        request = infer_request(self.model, tensors)
+        request = ask_account(infer_request(self.model, tensors))
         timeline = Timeline()
         timeline.add(CLIENT, "encode", time.monotonic_ns() - started_ns)
-        exchange = self._client.exchange(request, timeout_s)
+        exchange = self._exchange(request, timeout_s)
         account = count_hop(exchange, CLIENT, self.address, timeline, over_link=self._over_link)
         started_ns = time.monotonic_ns()
         try:
@@ -120,6 +125,19 @@ class Pipeline:
             path=account.path,
             exit_frac=account.exit_frac,
         )
+
+    def _exchange(self, request: Framed, timeout_s: float | None) -> Exchange:
+        """The request's span is the time it spends beyond this side: what the application does itself is its own."""
+        if self._tracing is None:
+            return self._client.exchange(request, timeout_s)
+        trace = self._tracing.asking("tierwise.ask", {"tierwise.model": self.model, "tierwise.node": self.address})
+        try:
+            exchange = self._client.exchange(request, timeout_s, {TRACEPARENT: trace.context.header()})
+        except RemoteError as error:
+            trace.end(status_of(error).name)
+            raise
+        trace.end()
+        return exchange
 
 
 @final

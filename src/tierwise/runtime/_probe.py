@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from tierwise._errors import InputError
 from tierwise.artifact import TensorSpec
+from tierwise.runtime._call import Answer, Call
 from tierwise.runtime._hop import Account
-from tierwise.runtime._served import metadata_message
+from tierwise.runtime._statistics import Counters
 from tierwise.runtime._visit import Visit
-from tierwise.wire import Framed, infer_response, protocol
+from tierwise.wire import ModelMetadata
 
 __all__ = ["PROBE", "Probe"]
 
@@ -51,19 +52,20 @@ class Probe:
         most_bytes: Largest blob it sends.
     """
 
-    name = PROBE
+    name, version = PROBE, "1"
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
+        self.counters = Counters()
 
-    def answer(self, request: Framed, visit: Visit) -> tuple[Framed, Account]:
+    def answer(self, call: Call, visit: Visit) -> Answer:
         """See `Served.answer`.
 
         Raises:
             InputError: An input is not as the metadata says or beyond the bounds.
         """
         with visit.computing("decode"):
-            tensors = request.tensors()
+            tensors = call.contents.tensors()
             units = _count(tensors, "work", _MOST_UNITS)
             size = _count(tensors, "bytes", self._most_bytes)
         with visit.turn():
@@ -72,18 +74,19 @@ class Probe:
                 _work(units)
                 cpu_ns = time.thread_time_ns() - cpu_ns
             wall_ns = time.monotonic_ns() - started_ns
+        visit.items = visit.batch_size = 1
+        self.counters.executed(1, visit.spent())
         outputs: dict[str, npt.NDArray[Any]] = {
             "wall_ns": np.array([wall_ns], dtype=np.int64),
             "cpu_ns": np.array([cpu_ns], dtype=np.int64),
         }
         if size:
             outputs["blob"] = np.zeros(size, dtype=np.uint8)
-        with visit.computing("encode"):
-            return infer_response(self.name, request.message.id, outputs), Account(path=(visit.tier,))
+        return Answer(PROBE, self.version, call.id, outputs, Account(path=(visit.tier,)), visit, call)
 
-    def metadata(self, tier: str) -> protocol.ModelMetadataResponse:
+    def metadata(self, tier: str) -> ModelMetadata:
         """See `Served.metadata`."""
-        return metadata_message(PROBE, "tierwise_builtin", _INPUTS, _OUTPUTS, {"tierwise.tier": tier})
+        return ModelMetadata(PROBE, (self.version,), "tierwise_builtin", _INPUTS, _OUTPUTS, {"tierwise.tier": tier})
 
 
 def _work(units: int) -> None:

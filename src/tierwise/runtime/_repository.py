@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-import grpc
-
-from tierwise._errors import InputError
-from tierwise.artifact import Artifact, open_artifact, receive_files
+from tierwise._errors import InputError, TierwiseError
+from tierwise.artifact import Artifact
 from tierwise.runtime._probe import PROBE, Probe
-from tierwise.runtime._refusal import RefusalError
+from tierwise.runtime._refusal import Code, RefusalError
 from tierwise.runtime._served import Served
+from tierwise.runtime._shelf import Serving, Shelf
 from tierwise.runtime._spec import Share
 
 __all__ = ["Entry", "Repository"]
@@ -24,66 +23,119 @@ __all__ = ["Entry", "Repository"]
 # A name is a folder's name too.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@|:-]{0,127}")
 
+Model = Served | Probe
+
 
 @final
 @dataclass(frozen=True)
 class Entry:
-    """A model of the repository: ``ready`` when it is served; ``reason`` says why it is not."""
+    """A version of the repository: ``ready`` when it is served; ``reason`` says why it is not."""
 
     name: str
+    version: str
     ready: bool
     reason: str = ""
 
 
 @final
 class Repository:
-    """Models by name. Asking is safe while others load: a name changes from the old model to the new one at once.
+    """Models by name and version. Asking is safe while others load: a name's versions change all at once.
 
-    Artifacts lie in ``directory/NAME/NUMBER``; the highest number is what was received last.
+    Every set of files that is received under a name is its next version. The newest is what a request gets that names
+    none; how many older ones go on being served is said by the newest one's share. A version that is served no longer
+    answers what it had begun. What is served is on disk before it is acknowledged, see `Shelf`.
 
     Args:
         directory: Where received artifacts are kept.
         keep: Whether an unloaded model's artifact stays, to be loaded again without its files.
-        serve: Makes the served model from name, artifact and share.
+        serve: Makes the served model from name, version, artifact and share.
         probe: The built-in model.
     """
 
     def __init__(
-        self, directory: Path, keep: bool, serve: Callable[[str, Artifact, Share], Served], probe: Probe
+        self, directory: Path, keep: bool, serve: Callable[[str, str, Artifact, Share], Served], probe: Probe
     ) -> None:
         self._directory, self._keep, self._serve = directory, keep, serve
-        self._models: dict[str, Served | Probe] = {PROBE: probe}
+        # By name, then by version with the newest last; a name's dictionary is replaced, never changed.
+        self._models: dict[str, dict[str, Model]] = {PROBE: {probe.version: probe}}
+        self._broken: dict[str, str] = {}
         self._changing = threading.Lock()
 
-    def model(self, name: str, version: str = "") -> Served | Probe:
-        """The model served as ``name``.
+    def model(self, name: str, version: str = "") -> Model:
+        """The model served as ``name``: of that version, or the newest.
 
         Raises:
             RefusalError: There is none, or not of that version.
         """
-        model = self._models.get(name)
-        if model is None:
+        versions = self._models.get(name)
+        if versions is None:
             served = ", ".join(sorted(self._models))
             raise _not_found(f"the model must be one of {served}", name)
-        if version not in ("", "1"):
-            raise _not_found(f"the version of model {name!r} must be '1'", version)
+        if not version:
+            return versions[next(reversed(versions))]
+        model = versions.get(version)
+        if model is None:
+            raise _not_found(f"the version of model {name!r} must be one of {', '.join(versions)}", version)
         return model
 
-    def index(self) -> list[Entry]:
-        """All models that are served or could be loaded without files."""
-        ready = [Entry(name, True) for name in sorted(self._models)]
-        if not self._directory.is_dir():
-            return ready
-        idle = sorted(path.name for path in self._directory.iterdir() if path.name not in self._models)
-        return ready + [Entry(name, False, "not loaded") for name in idle if _NAME.fullmatch(name)]
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Versions served as ``name``, oldest first."""
+        return tuple(self._models.get(name, ()))
 
-    def load(self, name: str, share: Share, files: Mapping[str, bytes | memoryview]) -> None:
+    def models(self, name: str = "", version: str = "") -> list[Model]:
+        """What is served: of one version, of all versions of a name, or all.
+
+        Raises:
+            RefusalError: There is none of that name and version.
+        """
+        if name:
+            newest = self.model(name, version)
+            return [newest] if version else list(self._models.get(name, {"": newest}).values())
+        return [model for _, versions in sorted(self._models.items()) for model in versions.values()]
+
+    def index(self) -> list[Entry]:
+        """All versions that are served or could be loaded without files."""
+        ready = [Entry(model.name, model.version, True) for model in self.models()]
+        idle = sorted(path for path in self._folders() if path.name not in self._models)
+        return ready + [
+            Entry(path.name, str(version), False, self._broken.get(path.name, "not loaded"))
+            for path in idle
+            for version in Shelf(path).versions()[-1:]
+        ]
+
+    def restore(self) -> dict[str, str]:
+        """Serve again what was served when this directory was last used, and delete what was left half done.
+
+        Returns:
+            Why, by name, for each model that cannot be served any more.
+        """
+        with self._changing:
+            for folder in self._folders():
+                shelf = Shelf(folder)
+                try:
+                    shelf.tidy()
+                    record = shelf.record()
+                    served: dict[str, Model] = {
+                        version: self._serve(folder.name, version, shelf.open(int(version)), share)
+                        for version, share in sorted(record.served.items(), key=lambda item: int(item[0]))
+                    }
+                except (TierwiseError, RefusalError, OSError, ValueError) as error:
+                    self._broken[folder.name] = str(error)
+                    continue
+                if served:
+                    self._models[folder.name] = served
+            return dict(self._broken)
+
+    def load(self, name: str, share: Share, files: Mapping[str, bytes | memoryview]) -> str:
         """Serve an artifact as ``name``; what was served under it stays until the new one is ready, or if it fails.
 
         Args:
             name: The name.
             share: Which part of the artifact this node runs.
             files: The artifact's files; empty: the artifact that was last received under this name.
+
+        Returns:
+            The version that is served now.
 
         Raises:
             InputError: The name cannot be used, or the share does not fit the artifact.
@@ -95,20 +147,30 @@ class Repository:
                 f"a model's name must be letters, digits and ._+@|:- (at most 128, not {PROBE})", got=repr(name)
             )
         with self._changing:
-            folder = self._directory / name
-            artifact = _receive(folder, files) if files else _received(name, folder)
+            shelf = Shelf(self._directory / name)
+            number, artifact = shelf.receive(files) if files else _last(name, shelf)
             try:
-                self._models[name] = self._serve(name, artifact, share)
+                version = str(number)
+                served = self._serve(name, version, artifact, share)
+                older = {key: model for key, model in self._models.get(name, {}).items() if key != version}
+                kept = list(older.items())[max(0, len(older) + 1 - share.versions) :]
+                models = dict(kept) | {version: served}
+                shares = {key: model.share for key, model in models.items() if isinstance(model, Served)}
+                shelf.write(Serving(kept=tuple(map(int, models)), served=shares))
             except BaseException:
                 if files:
-                    _forget(folder, artifact.directory)
+                    shelf.drop(number)
                 raise
-            for old in _versions(folder):
-                if old != artifact.directory:
-                    _forget(folder, old)
+            self._models[name] = models
+            self._broken.pop(name, None)
+            shelf.tidy()
+            return version
 
-    def unload(self, name: str) -> None:
-        """Stop serving ``name``; requests under way are answered.
+    def unload(self, name: str) -> list[str]:
+        """Stop serving ``name``, all versions; requests under way are answered.
+
+        Returns:
+            The versions that were served.
 
         Raises:
             InputError: It is the built-in model.
@@ -118,39 +180,29 @@ class Repository:
             raise InputError("the built-in model cannot be unloaded", where=name)
         with self._changing:
             self.model(name)
+            shelf = Shelf(self._directory / name)
+            versions = list(self._models[name])
+            if self._keep:
+                shelf.write(Serving(kept=(int(versions[-1]),)))
             del self._models[name]
-            if not self._keep:
-                shutil.rmtree(self._directory / name, ignore_errors=True)
+            if self._keep:
+                shelf.tidy()
+            else:
+                shutil.rmtree(shelf.folder, ignore_errors=True)
+            return versions
+
+    def _folders(self) -> list[Path]:
+        if not self._directory.is_dir():
+            return []
+        return [path for path in self._directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
 
 
-def _versions(folder: Path) -> list[Path]:
-    """What was received under one name, the oldest first (what a killed node left half written is not among it)."""
-    return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
-
-
-def _receive(folder: Path, files: Mapping[str, bytes | memoryview]) -> Artifact:
-    """The files on disk, verified, beside what was received before."""
-    versions = _versions(folder)
-    target = folder / f"{int(versions[-1].name) + 1 if versions else 0:09d}"
-    try:
-        return receive_files(target, files)
-    except BaseException:
-        _forget(folder, target)
-        raise
-
-
-def _received(name: str, folder: Path) -> Artifact:
-    versions = _versions(folder)
+def _last(name: str, shelf: Shelf) -> tuple[int, Artifact]:
+    versions = shelf.versions()
     if not versions:
         raise _not_found("a model must come with its files the first time it is loaded", name)
-    return open_artifact(versions[-1])
-
-
-def _forget(folder: Path, version: Path) -> None:
-    shutil.rmtree(version, ignore_errors=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    return versions[-1], shelf.open(versions[-1])
 
 
 def _not_found(must: str, got: str) -> RefusalError:
-    return RefusalError(grpc.StatusCode.NOT_FOUND, InputError(must, got=repr(got)))
+    return RefusalError(Code.NOT_FOUND, InputError(must, got=repr(got)))

@@ -8,29 +8,39 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import final
 
 import grpc
 
+from tierwise import __version__
 from tierwise._clock import SystemClock
 from tierwise._errors import UnavailableError
 from tierwise.artifact import Artifact
+from tierwise.runtime._desk import Desk
 from tierwise.runtime._executor import default_threads
-from tierwise.runtime._probe import Probe
+from tierwise.runtime._grpc_front import GrpcFront
+from tierwise.runtime._guard import OpenGuard
+from tierwise.runtime._line import Line
+from tierwise.runtime._log import EventLog, open_log
+from tierwise.runtime._metrics import NodeMetrics
+from tierwise.runtime._metrics_server import metrics_server
+from tierwise.runtime._node_observer import NodeObserver
+from tierwise.runtime._observer import Observer
+from tierwise.runtime._probe import PROBE, Probe
 from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
-from tierwise.runtime._service import Service
 from tierwise.runtime._spec import NodeSpec, Share
-from tierwise.runtime._turnstile import Turnstile
+from tierwise.runtime._tracing import open_tracing
 from tierwise.wire import CHANNEL_OPTIONS, InferenceClient
 
 __all__ = ["serve"]
 
 # Threads beside those that requests for inference may take up, so that liveness is answered and models are loaded.
 _SPARE_THREADS = 16
-_GRACE_S = 2.0
+# For answers that are made but not yet sent.
+_LAST_S = 0.5
 
 
 def serve(spec: NodeSpec) -> None:
@@ -47,18 +57,40 @@ def serve(spec: NodeSpec) -> None:
     # Told to stop before it serves, a node stops as soon as it does.
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with _repository_folder(spec) as folder, _Forwards() as forwards:
-            server, addresses = _start(spec, folder, forwards)
-            print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
-            stopped.wait()
-            # Requests under way get a moment; those that wait for a node above are then cut off with its client.
-            ended = server.stop(_GRACE_S)
-            ended.wait(_GRACE_S)
+        with _repository_folder(spec) as folder, _Forwards() as forwards, _observed(spec) as (observer, log):
+            server, desk, addresses = _start(spec, folder, forwards, observer, log)
+            with _rest(spec, desk) as urls:
+                addresses += urls
+                print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
+                log.info("ready", addresses=", ".join(addresses), version=__version__)
+                stopped.wait()
+                log.info("draining")
+                # Requests under way get their time; those that wait for a node above are then cut off with its client.
+                desk.drain(spec.grace_s)
+            ended = server.stop(_LAST_S)
             forwards.close()
             ended.wait()
+            desk.close()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _observed(spec: NodeSpec) -> Iterator[tuple[NodeObserver, EventLog]]:
+    """Who is told what the node does, and its log; what is still to be told at the end is."""
+    asked = spec.observability
+    log = open_log(asked, spec.tier, SystemClock())
+    metrics, tracing = NodeMetrics(spec.tier), open_tracing(asked, spec.tier)
+    metrics.loaded(PROBE, "1")
+    with ExitStack() as stack:
+        if asked.metrics_listen is not None:
+            address = stack.enter_context(metrics_server(asked.metrics_listen, metrics.exposition))
+            log.info("metrics", address=f"http://{address}/metrics")
+        yield NodeObserver(metrics, log, tracing, asked.request_log_frac), log
+    log.info("stopped")
+    if tracing is not None:
+        tracing.close()
 
 
 @final
@@ -100,22 +132,44 @@ def _repository_folder(spec: NodeSpec) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(spec: NodeSpec, folder: Path, forwards: _Forwards) -> tuple[grpc.Server, list[str]]:
-    def make(name: str, artifact: Artifact, share: Share) -> Served:
+@contextmanager
+def _rest(spec: NodeSpec, desk: Desk) -> Iterator[list[str]]:
+    if not spec.rest:
+        yield []
+        return
+    # Here, because a node without it shall not pay for it.
+    from tierwise.runtime._http_server import http_server
+    from tierwise.runtime._rest_front import rest_app
+
+    with http_server(rest_app(desk), spec.rest) as urls:
+        yield urls
+
+
+def _start(
+    spec: NodeSpec, folder: Path, forwards: _Forwards, observer: Observer, log: EventLog
+) -> tuple[grpc.Server, Desk, list[str]]:
+    guard, clock = OpenGuard(), SystemClock()
+    width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
+    line = Line(width, clock)
+
+    def make(name: str, version: str, artifact: Artifact, share: Share) -> Served:
         # The quota is read when a model is loaded: it may have been set after the node was started.
         threads = spec.threads or default_threads(spec.cpus)
-        return Served(name, artifact, share, threads, forwards.client(share.forward) if share.forward else None)
+        forward = forwards.client(share.forward) if share.forward else None
+        return Served(name, version, artifact, share, threads, spec.batching, line, forward, observer)
 
     repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
-    width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
-    service = Service(spec, repository, Turnstile(width), SystemClock())
+    desk = Desk(spec, repository, line, clock, guard, observer)
+    for name, reason in desk.restore().items():
+        log.error("model is not served again", model=name, reason=reason)
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
+    front = GrpcFront(desk)
     # Two nodes on one port would share its requests; the second shall fail instead.
     server = grpc.server(pool, options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)))
-    server.add_generic_rpc_handlers((service.routes(),))
+    server.add_generic_rpc_handlers((front.routes(), front.own_routes()))
     addresses = [_listen(server, address) for address in spec.listen]
     server.start()
-    return server, addresses
+    return server, desk, addresses
 
 
 def _listen(server: grpc.Server, address: str) -> str:

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, final
+from typing import Final, final
 
 import grpc
-import numpy.typing as npt
 
 from tierwise._errors import InputError, RemoteError, SpecError
 from tierwise.artifact import PAYLOAD_INPUT, Artifact, ImageInput, Preprocessor, TensorInput, TensorSpec
+from tierwise.runtime._batcher import Batcher
+from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
-from tierwise.runtime._hop import Account, count_hop
+from tierwise.runtime._hop import Account, ask_account, count_hop
+from tierwise.runtime._line import Line
+from tierwise.runtime._observer import Forwarded, Observer
 from tierwise.runtime._passage import Passage, merge
-from tierwise.runtime._refusal import RefusalError
-from tierwise.runtime._spec import Share
+from tierwise.runtime._refusal import Code, RefusalError
+from tierwise.runtime._spec import Batching, Share
+from tierwise.runtime._statistics import Counters
 from tierwise.runtime._visit import Visit
-from tierwise.wire import Exchange, Framed, InferenceClient, infer_request, infer_response, protocol, status_of
+from tierwise.wire import Exchange, Framed, InferenceClient, ModelMetadata, infer_request, status_of
 
-__all__ = ["Served", "metadata_message"]
+__all__ = ["Served"]
 
-Tensors = dict[str, npt.NDArray[Any]]
+# What a refusal of the node above means for who asked this one; all else it may say is UNAVAILABLE.
+_ABOVE: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: Code.INVALID,
+    grpc.StatusCode.NOT_FOUND: Code.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION: Code.UNSUITED,
+    grpc.StatusCode.UNAUTHENTICATED: Code.UNSUITED,
+    grpc.StatusCode.PERMISSION_DENIED: Code.UNSUITED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Code.EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Code.TOO_LATE,
+    grpc.StatusCode.INTERNAL: Code.INTERNAL,
+}
 
 
 @final
 class Served:
     """One share of an artifact, ready to be asked; may be used from several threads.
 
+    ``counters`` holds what it has done.
+
     Args:
         name: Name it is served under.
+        version: Version of it.
         artifact: A verified artifact.
         share: Which part of it.
         threads: Threads of its sessions, where the share does not say.
+        batching: How it computes several requests at once, where the share does not say.
+        line: Where its requests wait.
         forward: A client of the next node, where the share names one.
+        observer: Who is told of what goes to the next node.
 
     Raises:
         InputError: The share does not fit the artifact.
@@ -42,12 +62,21 @@ class Served:
     """
 
     def __init__(
-        self, name: str, artifact: Artifact, share: Share, threads: int, forward: InferenceClient | None
+        self,
+        name: str,
+        version: str,
+        artifact: Artifact,
+        share: Share,
+        threads: int,
+        batching: Batching | None,
+        line: Line,
+        forward: InferenceClient | None,
+        observer: Observer,
     ) -> None:
         count = len(artifact.manifest.segments)
-        self.name, self.artifact, self.share = name, artifact, share
+        self.name, self.version, self.artifact, self.share = name, version, artifact, share
         self._first, self._last = (0, count) if share.segments is None else share.segments
-        self._forward, self._forward_model = forward, share.forward_model or name
+        self._forward, self._forward_model, self._observer = forward, share.forward_model or name, observer
         if self._last > count:
             raise InputError(
                 f"the share must lie within the artifact's {count} segments", got=f"[{self._first}, {self._last})"
@@ -55,7 +84,7 @@ class Served:
         runs = self._first < self._last
         if forward is None and (self._last < count or not runs):
             raise RefusalError(
-                grpc.StatusCode.FAILED_PRECONDITION,
+                Code.UNSUITED,
                 SpecError(
                     f"a share [{self._first}, {self._last}) of {count} segments must name the node to forward to",
                     where=name,
@@ -64,14 +93,17 @@ class Served:
             )
         if forward is not None and runs and self._last == count:
             raise SpecError("a share that runs the last segment must not forward", got=share.forward, where=name)
+        self.counters = Counters()
         self._executor = Executor(artifact, (self._first, self._last), share.threads or threads) if runs else None
-        self._preprocessor = (
-            Preprocessor(artifact.manifest.input, artifact.directory) if runs and self._first == 0 else None
-        )
-        self._stage = _stage(self._first, self._last, count)
+        self._batcher = None if self._executor is None else self._batched(self._executor, batching, line)
         self._output_names = [spec.name for spec in artifact.manifest.outputs]
 
-    def answer(self, request: Framed, visit: Visit) -> tuple[Framed, Account]:
+    @property
+    def load_s(self) -> float:
+        """Seconds that making its sessions took; 0 where it has none."""
+        return self._executor.load_s if self._executor else 0.0
+
+    def answer(self, call: Call, visit: Visit) -> Answer:
         """Answer a request with this node's share and those above it.
 
         Raises:
@@ -79,37 +111,52 @@ class Served:
             RefusalError: The next node failed.
             TierwiseError: A segment failed.
         """
-        asked = request.message
-        wanted = [output.name for output in asked.outputs] or self._output_names
+        wanted = call.wanted or tuple(self._output_names)
         unknown = [name for name in wanted if name not in self._output_names]
         if unknown:
             raise InputError(f"outputs must be among {self._output_names}", got=repr(unknown[0]))
-        executor, forward, request_id = self._executor, self._forward, asked.id
-        if executor is not None:
-            passage = self._compute(executor, request, visit)
+        batcher, forward = self._batcher, self._forward
+        if batcher is not None:
+            passage = self._compute(batcher, call, visit)
+            if forward is None or passage.all_left:
+                account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
+                return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
             with visit.computing("encode"):
-                if forward is None or passage.all_left:
-                    response = infer_response(self.name, request_id, self._merged(wanted, passage, passage.tensors))
-                    return response, Account(path=(visit.tier,), exit_frac=passage.exit_frac)
-                onward = infer_request(self._forward_model, passage.tensors, [o.name for o in asked.outputs])
-            above = self._pass_on(forward, onward, request_id, visit)
-            return above if passage.left is None else self._rejoined(wanted, passage, *above, visit)
+                onward = infer_request(self._forward_model, passage.tensors, call.wanted)
+            response, account = self._pass_on(forward, onward, call, visit)
+            return self._rejoined(wanted, passage, response, account, call, visit)
         assert forward is not None, "the constructor refuses a share with neither segments nor a way on"
-        # What a share without segments received goes on as it is: its tensors stay the bytes they are.
+        return self._answer(*self._pass_on(forward, self._unchanged(call, visit), call, visit), call, visit)
+
+    def _answer(self, outputs: Tensors | Framed, account: Account, call: Call, visit: Visit) -> Answer:
+        return Answer(self.name, self.version, call.id, outputs, account, visit, call)
+
+    def _unchanged(self, call: Call, visit: Visit) -> Framed:
+        """What a share without segments received goes on as it is: its tensors stay the bytes they are, if they are."""
+        if not isinstance(call.contents, Framed):
+            with visit.computing("decode"):
+                tensors = call.contents.tensors()
+            with visit.computing("encode"):
+                return infer_request(self._forward_model, tensors, call.wanted)
+        request = call.contents
         request.message.model_name, request.message.model_version = self._forward_model, ""
-        return self._pass_on(forward, request, request_id, visit)
+        return request
 
-    def _compute(self, executor: Executor, request: Framed, visit: Visit) -> Passage:
+    def _batched(self, executor: Executor, batching: Batching | None, line: Line) -> Batcher:
+        manifest = self.artifact.manifest
+        prepare = Preprocessor(manifest.input, self.artifact.directory) if self._first == 0 else None
+        stage = _stage(self._first, self._last, len(manifest.segments))
+        share = self.share
+        return Batcher(
+            executor, prepare, stage, share.batching or batching, manifest.outputs, share.priority, self.counters, line
+        )
+
+    def _compute(self, batcher: Batcher, call: Call, visit: Visit) -> Passage:
         with visit.computing("decode"):
-            tensors = request.tensors()
-        with visit.turn():
-            if self._preprocessor is not None:
-                with visit.computing("preprocess"):
-                    tensors = self._preprocessor(tensors)
-            with visit.computing(self._stage):
-                return executor.advance(tensors)
+            tensors = call.contents.tensors()
+        return batcher.compute(tensors, visit)
 
-    def _merged(self, wanted: list[str], passage: Passage, rest: Tensors) -> Tensors:
+    def _merged(self, wanted: tuple[str, ...], passage: Passage, rest: Tensors) -> Tensors:
         """The answer to the whole request from that to the items that left here and that to the rest."""
         if passage.left is None:
             return {name: rest[name] for name in wanted}
@@ -118,42 +165,37 @@ class Served:
         return {name: merged[name] for name in wanted}
 
     def _rejoined(
-        self, wanted: list[str], passage: Passage, response: Framed, account: Account, visit: Visit
-    ) -> tuple[Framed, Account]:
+        self, wanted: tuple[str, ...], passage: Passage, response: Framed, account: Account, call: Call, visit: Visit
+    ) -> Answer:
         """The answer from above, joined with that to the items that left here."""
-        here = passage.exit_frac or 0.0
+        here = passage.exit_frac
+        if here is None:
+            return self._answer(response, account, call, visit)
         account = dataclasses.replace(account, exit_frac=here + (1.0 - here) * (account.exit_frac or 0.0))
         if here == 0.0:
-            return response, account
+            return self._answer(response, account, call, visit)
         with visit.computing("decode"):
             rest = response.tensors()
-        with visit.computing("encode"):
-            merged = self._merged(wanted, passage, rest)
-            return infer_response(self.name, response.message.id, merged), account
+        return self._answer(self._merged(wanted, passage, rest), account, call, visit)
 
-    def _pass_on(
-        self, forward: InferenceClient, onward: Framed, request_id: str, visit: Visit
-    ) -> tuple[Framed, Account]:
+    def _pass_on(self, forward: InferenceClient, onward: Framed, call: Call, visit: Visit) -> tuple[Framed, Account]:
         try:
-            exchange: Exchange = forward.exchange(onward, visit.left_s)
+            exchange: Exchange = forward.exchange(ask_account(onward), visit.left_s, self._observer.onward(call))
         except RemoteError as error:
-            status = status_of(error)
-            if status in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED):
-                status = grpc.StatusCode.UNAVAILABLE
+            self._observer.forward_failed(call, forward.address, status_of(error).name)
             # Its message names the address, and what the node above said names that tier.
-            raise RefusalError(status, error) from error
+            raise RefusalError(_ABOVE.get(status_of(error), Code.UNAVAILABLE), error) from error
         above = count_hop(exchange, visit.tier, forward.address, visit.timeline)
-        answer = exchange.response.message
-        answer.parameters.clear()
-        answer.model_name, answer.model_version, answer.id = self.name, "1", request_id
+        up, down = exchange.sent_bytes, exchange.received_bytes
+        self._observer.forwarded(call, Forwarded(forward.address, above.path[0], above.way_ns, up, down))
         return exchange.response, Account(
             path=(visit.tier, *above.path),
-            bytes_up=exchange.sent_bytes + above.bytes_up,
-            bytes_down=exchange.received_bytes + above.bytes_down,
+            bytes_up=up + above.bytes_up,
+            bytes_down=down + above.bytes_down,
             exit_frac=above.exit_frac,
         )
 
-    def metadata(self, tier: str) -> protocol.ModelMetadataResponse:
+    def metadata(self, tier: str) -> ModelMetadata:
         """What a client may send and gets, and figures about loading as properties."""
         manifest, executor = self.artifact.manifest, self._executor
         inputs = _client_inputs(self.artifact) if self._first == 0 else tensors_at(self.artifact, self._first)
@@ -161,7 +203,7 @@ class Served:
             "tierwise.tier": tier,
             "tierwise.digest": self.artifact.digest,
             "tierwise.segments": f"{self._first}:{self._last} of {len(manifest.segments)}",
-            "tierwise.load_s": str(executor.load_s if executor else 0.0),
+            "tierwise.load_s": str(self.load_s),
         }
         if executor is not None:
             properties["tierwise.threads"] = str(executor.threads)
@@ -171,22 +213,14 @@ class Served:
             properties["tierwise.label"] = self.share.label
         if self.share.forward is not None:
             properties["tierwise.forward"] = f"{self.share.forward} {self._forward_model}"
-        return metadata_message(self.name, "onnxruntime_onnx", inputs, manifest.outputs, properties)
-
-
-def metadata_message(
-    name: str,
-    platform: str,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    properties: dict[str, str],
-) -> protocol.ModelMetadataResponse:
-    """A model's metadata as the protocol's message."""
-    message = protocol.ModelMetadataResponse(name=name, versions=["1"], platform=platform, properties=properties)
-    for target, specs in ((message.inputs, inputs), (message.outputs, outputs)):
-        for spec in specs:
-            target.add(name=spec.name, datatype=spec.dtype, shape=spec.shape)
-    return message
+        return ModelMetadata(
+            name=self.name,
+            versions=(self.version,),
+            platform="onnxruntime_onnx",
+            inputs=inputs,
+            outputs=manifest.outputs,
+            properties=properties,
+        )
 
 
 def _client_inputs(artifact: Artifact) -> tuple[TensorSpec, ...]:

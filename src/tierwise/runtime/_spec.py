@@ -7,10 +7,26 @@ from typing import Annotated
 import msgspec
 
 from tierwise._config import Spec
+from tierwise.runtime._observability import ObservabilitySpec
 
-__all__ = ["NodeSpec", "Placed", "Share"]
+__all__ = ["Batching", "NodeSpec", "Placed", "Share"]
 
 Threads = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Batching(Spec, frozen=True, kw_only=True):
+    """How a model computes several requests at once.
+
+    Attributes:
+        budget_s: Longest that waiting for others and computing with them may take together. Measured times decide how
+            much of it is used; a model that gains nothing from batches computes none.
+        most_items: Most items computed at once.
+        measure_s: Time that measuring the batch curve may take, once, in the background.
+    """
+
+    budget_s: Annotated[float, msgspec.Meta(gt=0)] = 0.05
+    most_items: Annotated[int, msgspec.Meta(ge=2, le=4096)] = 32
+    measure_s: Annotated[float, msgspec.Meta(ge=0)] = 0.5
 
 
 class Share(Spec, frozen=True, kw_only=True):
@@ -23,6 +39,10 @@ class Share(Spec, frozen=True, kw_only=True):
         forward_model: Name of the model there; None: the same name as here.
         threads: Threads of every session; None: what the node was started with.
         label: What the deployer calls this loading; the node repeats it in the model's metadata.
+        batching: How it computes several requests at once; None: as the node does by default.
+        priority: Place in the line of requests that do not say theirs: 1 is served first.
+        versions: How many versions of the model are served from now on, this one among them; older ones are dropped
+            once they have answered what they had begun.
     """
 
     segments: tuple[int, int] | None = None
@@ -30,6 +50,9 @@ class Share(Spec, frozen=True, kw_only=True):
     forward_model: str | None = None
     threads: Threads | None = None
     label: str | None = None
+    batching: Batching | None = None
+    priority: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 2
+    versions: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
     def __post_init__(self) -> None:
         """Check the order of the range."""
@@ -54,6 +77,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
 
     Attributes:
         listen: Addresses, ``host:port`` (port 0: the system picks one) or ``unix:/path``.
+        rest: Addresses of the same kinds for the protocol's REST form; none: it speaks gRPC only.
         tier: Name it carries in timings and errors.
         cpus: CPUs to use; None: what quota and affinity allow when a model is loaded.
         threads: Threads of every session; None: the CPUs, rounded down, at least 1. Where it divides the CPUs several
@@ -63,9 +87,13 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
         repository: Folder for received artifacts, kept when the node ends; None: a temporary one.
         max_message_bytes: Largest request for inference.
         max_waiting: Requests that may be under way at once; more are refused.
+        grace_s: Time that requests under way get when the node is told to stop; new ones are refused meanwhile.
+        batching: How models compute several requests at once, where their shares do not say; None: they do not.
+        observability: What the node tells about itself.
     """
 
-    listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("127.0.0.1:8001",)
+    rest: tuple[str, ...] = ()
     tier: str = "node"
     cpus: Annotated[float, msgspec.Meta(gt=0)] | None = None
     threads: Threads | None = None
@@ -73,3 +101,6 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     repository: str | None = None
     max_message_bytes: Annotated[int, msgspec.Meta(gt=0)] = 64 << 20
     max_waiting: Annotated[int, msgspec.Meta(gt=0)] = 256
+    grace_s: Annotated[float, msgspec.Meta(ge=0)] = 5.0
+    batching: Batching | None = None
+    observability: ObservabilitySpec = ObservabilitySpec()

@@ -13,6 +13,7 @@ from tierwise.wire._client import (
 from tierwise.wire._frames import Field, message_fields
 from tierwise.wire._messages import (
     METHODS,
+    METRICS_PATH,
     Framed,
     Parameter,
     decode_request,
@@ -23,12 +24,17 @@ from tierwise.wire._messages import (
     write_parameters,
 )
 from tierwise.wire._push import Push, decode_push
+from tierwise.wire._rest import RestForm, rest_request, rest_response
+from tierwise.wire._rest_push import rest_push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
+from tierwise.wire._trace_context import TRACEPARENT, TraceContext
 
 __all__ = [
     "CHANNEL_OPTIONS",
     "METHODS",
+    "METRICS_PATH",
+    "TRACEPARENT",
     "Exchange",
     "Field",
     "Framed",
@@ -39,7 +45,9 @@ __all__ = [
     "ModelStatus",
     "Parameter",
     "Push",
+    "RestForm",
     "ServerMetadata",
+    "TraceContext",
     "decode_push",
     "decode_request",
     "decode_response",
@@ -51,6 +59,9 @@ __all__ = [
     "message_fields",
     "protocol",
     "read_parameters",
+    "rest_push",
+    "rest_request",
+    "rest_response",
     "status_of",
     "to_message",
     "write_parameters",

@@ -10,10 +10,21 @@ from typing import Any, Final, final
 
 import grpc
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import BytesValue
 
 from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import TensorSpec
-from tierwise.wire._messages import METHODS, Framed, Parameter, decode_response, infer_request, read_parameters
+from tierwise.wire._messages import (
+    METHODS,
+    METRICS_PATH,
+    Framed,
+    Parameter,
+    decode_response,
+    infer_request,
+    read_parameters,
+    write_parameters,
+)
 from tierwise.wire._push import Push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 
@@ -173,6 +184,7 @@ class InferenceClient:
             name: self._channel.unary_unary(path)  # bytes on both sides: encoding is timed here, not inside gRPC
             for name, (path, _, _) in METHODS.items()
         }
+        self._calls["Metrics"] = self._channel.unary_unary(METRICS_PATH)
 
     def __enter__(self) -> InferenceClient:
         return self
@@ -255,6 +267,8 @@ class InferenceClient:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        version: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
     ) -> Inference:
         """Ask a model.
 
@@ -263,11 +277,16 @@ class InferenceClient:
             inputs: Tensors by name; BYTES as object arrays of bytes.
             outputs: Names of the outputs wanted; None: all.
             timeout_s: Default: the client's.
+            version: Version of the model; empty: the newest.
+            parameters: Parameters of the request (``priority``, ``timeout`` in microseconds, ...).
 
         Raises:
             InputError: A tensor has no counterpart in the protocol.
         """
-        exchange = self.exchange(infer_request(model, inputs, outputs), timeout_s)
+        request = infer_request(model, inputs, outputs)
+        request.message.model_version = version
+        write_parameters(request.message.parameters, parameters or {})
+        exchange = self.exchange(request, timeout_s)
         try:
             tensors = exchange.response.tensors()
         except InputError as error:
@@ -275,12 +294,28 @@ class InferenceClient:
         parameters = read_parameters(exchange.response.message.parameters)
         return Inference(tensors, parameters, exchange.sent_bytes, exchange.received_bytes)
 
-    def exchange(self, request: Framed, timeout_s: float | None = None) -> Exchange:
-        """Send a request as a message and give back the answer as a message, with times and sizes."""
+    def metrics(self, timeout_s: float | None = None) -> str:
+        """What the node counts and times, in Prometheus' text format; an extension of Tierwise's nodes."""
+        try:
+            text: str = BytesValue.FromString(self._call("Metrics", b"", None, timeout_s)).value.decode()
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise RemoteError(f"the node must answer Metrics with text ({error})", where=self.address) from error
+        return text
+
+    def exchange(
+        self, request: Framed, timeout_s: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> Exchange:
+        """Send a request as a message and give back the answer as a message, with times and sizes.
+
+        Args:
+            request: The message.
+            timeout_s: Default: the client's.
+            headers: Sent beside it, as gRPC's metadata; names in lower case.
+        """
         started_ns = time.monotonic_ns()
         sent = request.encode()
         sent_ns = time.monotonic_ns()
-        received = self._call("ModelInfer", sent, request.message.model_name, timeout_s)
+        received = self._call("ModelInfer", sent, request.message.model_name, timeout_s, headers)
         answered_ns = time.monotonic_ns()
         try:
             response = decode_response(received)
@@ -295,9 +330,20 @@ class InferenceClient:
     def _ask(self, method: str, request: Any, model: str | None = None, timeout_s: float | None = None) -> Any:
         return METHODS[method][2].FromString(self._call(method, request.SerializeToString(), model, timeout_s))
 
-    def _call(self, method: str, sent: bytes, model: str | None, timeout_s: float | None) -> bytes:
+    def _call(
+        self,
+        method: str,
+        sent: bytes,
+        model: str | None,
+        timeout_s: float | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
         try:
-            received: bytes = self._calls[method](sent, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            received: bytes = self._calls[method](
+                sent,
+                timeout=self._timeout_s if timeout_s is None else timeout_s,
+                metadata=tuple(headers.items()) if headers else None,
+            )
         except grpc.RpcError as error:
             raise self._remote_error(error, method, model) from error
         except ValueError as error:  # what gRPC raises for a closed channel

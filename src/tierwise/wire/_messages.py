@@ -16,6 +16,7 @@ from tierwise.wire._tensors import InferTensor, from_message, from_typed, to_mes
 
 __all__ = [
     "METHODS",
+    "METRICS_PATH",
     "Framed",
     "Parameter",
     "decode_request",
@@ -31,6 +32,9 @@ Parameter = bool | int | float | str
 _REQUEST_CONTENTS = protocol.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _RESPONSE_CONTENTS = protocol.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 
+# Below this size copying contents through the message is quicker than finding them in its bytes.
+_SMALL_BYTES = 16_384
+
 SERVICE = protocol.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 METHODS: dict[str, tuple[str, Any, Any]] = {
@@ -42,6 +46,11 @@ METHODS: dict[str, tuple[str, Any, Any]] = {
     for method in SERVICE.methods
 }
 """Name of each method to its path, request class and response class."""
+
+METRICS_PATH = "/tierwise.Observation/Metrics"
+"""Tierwise's own method: nothing in, a ``google.protobuf.BytesValue`` of Prometheus' text out.
+
+Beside the HTTP route of the same text, so that whoever can reach a node at all can see how it does."""
 
 
 def write_parameters(target: Any, parameters: Mapping[str, Parameter]) -> None:
@@ -109,13 +118,13 @@ def infer_request(model: str, tensors: Mapping[str, npt.NDArray[Any]], outputs: 
     return Framed(message, _fill(message.inputs, tensors))
 
 
-def infer_response(model: str, request_id: str, tensors: Mapping[str, npt.NDArray[Any]]) -> Framed:
+def infer_response(model: str, request_id: str, tensors: Mapping[str, npt.NDArray[Any]], version: str = "1") -> Framed:
     """An answer with raw contents, which share the arrays' memory.
 
     Raises:
         InputError: A tensor has no counterpart in the protocol.
     """
-    message = protocol.ModelInferResponse(model_name=model, model_version="1", id=request_id)
+    message = protocol.ModelInferResponse(model_name=model, model_version=version, id=request_id)
     return Framed(message, _fill(message.outputs, tensors))
 
 
@@ -138,9 +147,15 @@ def decode_response(content: bytes) -> Framed:
 
 
 def _decode(content: bytes, kind: Any, number: int) -> Framed:
-    message, contents = split_contents(content, number)
     try:
-        return Framed(kind.FromString(message), contents)
+        if len(content) < _SMALL_BYTES:
+            message = kind.FromString(content)
+            field = kind.DESCRIPTOR.fields_by_number[number].name
+            contents: tuple[Buffer, ...] = tuple(getattr(message, field))
+            message.ClearField(field)
+            return Framed(message, contents)
+        rest, contents = split_contents(content, number)
+        return Framed(kind.FromString(rest), contents)
     except DecodeError as error:
         raise InputError(f"the bytes must be a {kind.DESCRIPTOR.name} ({error})") from error
 

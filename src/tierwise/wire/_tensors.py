@@ -18,9 +18,9 @@ import numpy.typing as npt
 from tierwise._errors import InputError
 from tierwise.wire._frames import Buffer
 
-__all__ = ["InferTensor", "dtype_name", "from_message", "from_typed", "to_message"]
+__all__ = ["DTYPES", "InferTensor", "dtype_name", "element_count", "from_message", "from_typed", "to_message"]
 
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
     "UINT16": np.dtype("<u2"),
@@ -34,7 +34,7 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _LENGTH: Final = struct.Struct("<I")
 
 _TYPED_FIELDS: Final = {
@@ -82,7 +82,7 @@ def dtype_name(array: npt.NDArray[Any], name: str = "tensor") -> str:
     datatype = _NAMES.get(array.dtype.newbyteorder("<"))
     if datatype is None:
         raise InputError(
-            f"elements must be one of {', '.join(_DTYPES)} or bytes in an object array",
+            f"elements must be one of {', '.join(DTYPES)} or bytes in an object array",
             got=str(array.dtype),
             where=name,
         )
@@ -98,7 +98,7 @@ def to_message(name: str, array: npt.NDArray[Any]) -> InferTensor:
     datatype = dtype_name(array, name)
     if datatype == "BYTES":
         return InferTensor(name, datatype, array.shape, _pack(array, name))
-    elements = np.ascontiguousarray(array, dtype=_DTYPES[datatype]).reshape(-1)
+    elements = np.ascontiguousarray(array, dtype=DTYPES[datatype]).reshape(-1)
     return InferTensor(name, datatype, array.shape, elements.view(np.uint8).data)
 
 
@@ -118,7 +118,7 @@ def from_message(tensor: InferTensor) -> npt.NDArray[Any]:
     Raises:
         InputError: An unknown datatype, a negative axis, or contents that do not fill the shape exactly.
     """
-    count = _count(tensor.name, tensor.shape)
+    count = element_count(tensor.name, tensor.shape)
     if tensor.dtype == "BYTES":
         return _object_array(_unpack(tensor, count), tensor.shape)
     dtype = _dtype(tensor.name, tensor.dtype)
@@ -156,7 +156,7 @@ def from_typed(name: str, datatype: str, shape: Sequence[int], contents: Any) ->
     Raises:
         InputError: As `from_message`, or a value does not fit the datatype.
     """
-    count = _count(name, shape)
+    count = element_count(name, shape)
     field = _TYPED_FIELDS.get(datatype)
     if field is None:
         _dtype(name, datatype)
@@ -167,18 +167,18 @@ def from_typed(name: str, datatype: str, shape: Sequence[int], contents: Any) ->
     if datatype == "BYTES":
         return _object_array(list(values), shape)
     try:
-        return np.array(values, dtype=_DTYPES[datatype]).reshape(tuple(shape))
+        return np.array(values, dtype=DTYPES[datatype]).reshape(tuple(shape))
     except OverflowError as error:
         raise InputError(f"values must fit {datatype} ({error})", where=name) from error
 
 
 def _dtype(name: str, datatype: str) -> np.dtype[Any]:
-    if datatype not in _DTYPES:
-        raise InputError(f"the datatype must be one of {', '.join(_DTYPES)}, BYTES", got=repr(datatype), where=name)
-    return _DTYPES[datatype]
+    if datatype not in DTYPES:
+        raise InputError(f"the datatype must be one of {', '.join(DTYPES)}, BYTES", got=repr(datatype), where=name)
+    return DTYPES[datatype]
 
 
-def _count(name: str, shape: Sequence[int]) -> int:
+def element_count(name: str, shape: Sequence[int]) -> int:
     if len(shape) > 32 or any(axis < 0 for axis in shape):
         raise InputError("a shape must have at most 32 axes, none negative", got=list(shape)[:40], where=name)
     return math.prod(shape)

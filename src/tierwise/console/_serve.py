@@ -1,0 +1,71 @@
+"""The console as a process that serves until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from typing import Final
+
+import uvicorn
+
+from tierwise._errors import UnavailableError
+from tierwise.console._app import console_app
+from tierwise.console._spec import ConsoleSpec
+
+__all__ = ["serve_console"]
+
+_GRACE_S: Final = 2
+
+
+def serve_console(spec: ConsoleSpec) -> None:
+    """Serve until SIGTERM or SIGINT; must be called from the main thread.
+
+    Prints ``tierwise console on http://HOST:PORT/`` when it listens, with the real port.
+
+    Raises:
+        UnavailableError: The address cannot be listened on.
+    """
+    host, _, port = spec.listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        listening = socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(
+            f"the console must be able to listen there ({error})",
+            where=spec.listen,
+            fix="Give a free HOST:PORT of this machine with --listen (port 0 picks one)",
+        ) from error
+    ended = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    config = uvicorn.Config(
+        console_app(spec, ended.is_set),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
+        limit_concurrency=100,
+    )
+    server = uvicorn.Server(config)
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listening])
+        finally:
+            ended.set()
+
+    # Beside the main thread the server leaves signals alone, so that being told to stop is no failure.
+    thread = threading.Thread(target=run, name="console")
+    try:
+        with listening:
+            thread.start()
+            shown = f"[{host}]" if ":" in host else host
+            print(f"tierwise console on http://{shown}:{listening.getsockname()[1]}/", flush=True)
+            ended.wait()
+            server.should_exit = True
+            thread.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,162 @@
+"""Serves an ASGI application beside gRPC: uvicorn on a thread and an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tierwise._errors import UnavailableError
+
+__all__ = ["http_server"]
+
+# The head of a request must arrive within this time after the connection is open or the last answer was sent.
+_HEAD_S: Final = 20.0
+_GRACE_S: Final = 2
+
+
+@contextlib.contextmanager
+def http_server(
+    app: Any, addresses: Sequence[str], *, tls: ssl.SSLContext | None = None, most_connections: int = 1024
+) -> Iterator[list[str]]:
+    """Serve ``app`` until the block is left; requests under way are then answered within a moment.
+
+    Args:
+        app: An ASGI application.
+        addresses: ``host:port`` (port 0: the system picks one) or ``unix:/path``.
+        tls: How connections are secured; None: they are not.
+        most_connections: Further ones are answered 503.
+
+    Yields:
+        The addresses as URLs, with the real ports.
+
+    Raises:
+        UnavailableError: An address cannot be listened on.
+    """
+    with contextlib.ExitStack() as open_sockets:
+        sockets = [open_sockets.enter_context(_listen(address)) for address in addresses]
+        config = uvicorn.Config(
+            app,
+            http=_PatientProtocol,
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=most_connections,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_GRACE_S,
+            ssl_context_factory=None if tls is None else (lambda config, default: tls),
+        )
+        # What it has to say about single bad requests is no news to whoever runs the node.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=(sockets,), name="http", daemon=True)
+        thread.start()
+        try:
+            scheme = "http" if tls is None else "https"
+            yield [_url(scheme, address, one) for address, one in zip(addresses, sockets, strict=True)]
+        finally:
+            server.should_exit = True
+            thread.join(_GRACE_S + 5)
+            for address in addresses:
+                if address.startswith("unix:"):
+                    Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+def _listen(address: str) -> socket.socket:
+    one: socket.socket | None = None
+    try:
+        if address.startswith("unix:"):
+            one = socket.socket(socket.AF_UNIX)
+            path = address.removeprefix("unix:")
+            _forget_dead_socket(path)
+            one.bind(path)
+        else:
+            host, _, port = address.rpartition(":")
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            # Named as TCP, or asyncio would leave Nagle's algorithm on and every answer would wait 40 ms for it.
+            one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((host.strip("[]"), int(port)))
+        one.listen(1024)
+    except (OSError, OverflowError) as error:
+        if one is not None:
+            one.close()
+        raise UnavailableError(
+            f"the node must be able to listen there ({error})",
+            where=address,
+            fix="Give a free HOST:PORT of this machine (port 0 picks one) or unix:PATH in a folder that exists",
+        ) from error
+    return one
+
+
+def _forget_dead_socket(path: str) -> None:
+    """Remove what a killed server left; one that still answers stays, and binding fails."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+
+
+def _url(scheme: str, address: str, one: socket.socket) -> str:
+    if address.startswith("unix:"):
+        return address
+    return f"{scheme}://{address.rpartition(':')[0]}:{one.getsockname()[1]}"
+
+
+@final
+class _PatientProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, with a limit to its patience with clients that send a request's head drop by drop."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client connected."""
+        super().connection_made(transport)
+        self._expect_head()
+        certificate = transport.get_extra_info("peercert") or {}
+        names = tuple(name for _, name in certificate.get("subjectAltName", ())) + tuple(
+            value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"
+        )
+        self.app_state = {**self.app_state, "certificate_names": names}
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """Its head is here."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._stop_waiting()
+        self._head = self.loop.call_later(_HEAD_S, self._let_go)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _let_go(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.abort()

@@ -1,0 +1,198 @@
+"""Requests and answers of the protocol in their REST form, to and from the form that gRPC has them in.
+
+A body is JSON; with the binary tensor data extension, contents of tensors follow it in the order of their heads, and
+the header ``Inference-Header-Content-Length`` says where the JSON ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, final
+
+import msgspec
+
+from tierwise._errors import InputError
+from tierwise.wire._frames import Buffer
+from tierwise.wire._messages import Framed, Parameter, read_parameters, write_parameters
+from tierwise.wire._rest_tensors import from_json, to_json
+from tierwise.wire._stubs import open_inference_pb2 as protocol
+from tierwise.wire._tensors import InferTensor, from_message, to_message
+
+__all__ = ["RestForm", "rest_request", "rest_response"]
+
+_Axis = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_INT64 = range(-(2**63), 2**63)
+
+
+class _Head(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[_Axis]
+    parameters: dict[str, Any] = {}
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Wanted(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Asked(msgspec.Struct):
+    inputs: list[_Head]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[_Wanted] = []
+
+
+_ASKED = msgspec.json.Decoder(_Asked)
+
+
+@final
+@dataclass(frozen=True)
+class RestForm:
+    """How a client wants its answer written.
+
+    Attributes:
+        binary: Whether outputs come as binary where nothing else is said.
+        each: The same for single outputs by name.
+    """
+
+    binary: bool = False
+    each: Mapping[str, bool] = field(default_factory=dict)
+
+
+def rest_request(model: str, version: str, body: bytes, json_bytes: int | None) -> tuple[Framed, RestForm]:
+    """A request from its body.
+
+    Args:
+        model: Name of the model, from the path.
+        version: Its version from the path, or empty.
+        body: JSON, and binary contents behind it.
+        json_bytes: Length of the JSON (``Inference-Header-Content-Length``); None: all of the body.
+
+    Returns:
+        The request as gRPC would have brought it, and how the answer shall be written.
+
+    Raises:
+        InputError: The body is not such a request; the message says where.
+    """
+    view = memoryview(body)
+    end = len(body) if json_bytes is None else json_bytes
+    if not 0 <= end <= len(body):
+        raise InputError(
+            "Inference-Header-Content-Length must be the length of the JSON in the body",
+            got=f"{json_bytes} for a body of {len(body)} bytes",
+        )
+    try:
+        asked = _ASKED.decode(view[:end])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"the body must be JSON of an inference request ({error})") from error
+    message = protocol.ModelInferRequest(model_name=model, model_version=version)
+    message.id = _text(asked.id)
+    form = _form(asked)
+    _write(message.parameters, {k: v for k, v in asked.parameters.items() if k != "binary_data_output"}, "parameters")
+    for wanted in asked.outputs:
+        output = message.outputs.add(name=_text(wanted.name))
+        _write(output.parameters, {k: v for k, v in wanted.parameters.items() if k != "binary_data"}, wanted.name)
+    contents: list[Buffer] = []
+    at = end
+    for head in asked.inputs:
+        entry = message.inputs.add(name=_text(head.name), datatype=_text(head.datatype), shape=head.shape)
+        size = head.parameters.pop("binary_data_size", None)
+        _write(entry.parameters, head.parameters, head.name)
+        if size is None:
+            contents.append(_from_data(head))
+            continue
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - at:
+            raise InputError(
+                "binary_data_size must be the bytes of the tensor that follow the JSON",
+                got=f"{size!r} with {len(body) - at} bytes left",
+                where=head.name,
+            )
+        if head.data is not msgspec.UNSET:
+            raise InputError("a tensor must come as data or as binary, not as both", where=head.name)
+        contents.append(view[at : at + size])
+        at += size
+    if at != len(body):
+        raise InputError("all bytes behind the JSON must belong to a tensor", got=f"{len(body) - at} more")
+    return Framed(message, tuple(contents)), form
+
+
+def _from_data(head: _Head) -> Buffer:
+    if "shared_memory_region" in head.parameters:
+        raise InputError("contents must be in the request: shared memory is not offered", where=head.name)
+    if isinstance(head.data, msgspec.UnsetType):
+        raise InputError("a tensor must have data, or binary_data_size among its parameters", where=head.name)
+    return to_message(head.name, from_json(head.name, head.datatype, head.shape, head.data)).raw
+
+
+def _form(asked: _Asked) -> RestForm:
+    each = {}
+    for wanted in asked.outputs:
+        if "classification" in wanted.parameters:
+            raise InputError("outputs must be asked for as tensors: classification is not offered", where=wanted.name)
+        if "binary_data" in wanted.parameters:
+            each[wanted.name] = _flag(wanted.parameters["binary_data"], f"binary_data of {wanted.name}")
+    return RestForm(_flag(asked.parameters.get("binary_data_output", False), "binary_data_output"), each)
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError("the parameter must be true or false", got=repr(value)[:80], where=where)
+    return value
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("names must be valid Unicode") from error
+    return value
+
+
+def _write(target: Any, parameters: Mapping[str, Any], where: str) -> None:
+    for key, value in parameters.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not isinstance(value, Parameter) or (whole and value not in _INT64):
+            raise InputError(f"parameter {key!r} must be a flag, a number or a text", got=repr(value)[:80], where=where)
+        _text(key)
+        if isinstance(value, str):
+            _text(value)
+    write_parameters(target, parameters)
+
+
+def rest_response(answer: Framed, form: RestForm) -> tuple[bytes, int | None]:
+    """An answer's body.
+
+    Args:
+        answer: As a node gives it.
+        form: As the client asked for it.
+
+    Returns:
+        The body, and the length of the JSON in it where binary contents follow (for the header), else None.
+
+    Raises:
+        InputError: An output is to be JSON and cannot be (`tierwise.wire` says which).
+    """
+    message = answer.message
+    heads: list[dict[str, Any]] = []
+    behind: list[Buffer] = []
+    for i, output in enumerate(message.outputs):
+        shape = tuple(output.shape)
+        head: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": shape}
+        raw = answer.contents[i]
+        if form.each.get(output.name, form.binary):
+            head["parameters"] = {"binary_data_size": len(raw)}
+            behind.append(raw)
+        else:
+            tensor = InferTensor(output.name, output.datatype, shape, raw)
+            head["data"] = to_json(output.name, from_message(tensor))
+        heads.append(head)
+    content: dict[str, Any] = {"model_name": message.model_name, "model_version": message.model_version}
+    if message.id:
+        content["id"] = message.id
+    if message.parameters:
+        content["parameters"] = read_parameters(message.parameters)
+    text = msgspec.json.encode(content | {"outputs": heads})
+    return (b"".join((text, *behind)), len(text)) if behind else (text, None)

@@ -1,0 +1,151 @@
+"""Starting, checking and stopping a node."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+from tierwise._errors import RemoteError
+from tierwise.artifact import Artifact, read_files
+from tierwise.runtime import PROBE, NodeSpec, check
+from tierwise.wire import InferenceClient, status_of
+
+Start = Callable[..., Any]
+
+
+def node(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tierwise", "node", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_node_that_is_told_to_stop_answers_what_it_has_begun(start_node: Start, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("grace_s = 60.0\n")
+    running = start_node("leaving", "--config", str(config))
+    came: list[Any] = []
+    with InferenceClient(running.tcp) as client, InferenceClient(running.unix) as other:
+        client.infer(PROBE, {"work": np.array([1])})
+        thread = threading.Thread(
+            target=lambda: came.append(client.infer(PROBE, {"work": np.array([800])}).outputs["wall_ns"].item())
+        )
+        thread.start()
+        time.sleep(0.2)
+        assert other.ready()
+        running.process.send_signal(signal.SIGTERM)
+        deadline_s = time.monotonic() + 5
+        while other.ready() and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        assert not came  # it is still at it
+        assert not other.ready()
+        assert not other.model_ready(PROBE)
+        with pytest.raises(RemoteError, match=r"tier leaving: a node that is going away takes no new") as caught:
+            other.infer(PROBE, {"work": np.array([1])})
+        assert status_of(caught.value) is grpc.StatusCode.UNAVAILABLE
+        thread.join()
+    assert len(came) == 1
+    assert running.process.wait(10) == 0
+
+
+def test_a_request_without_time_is_refused_and_one_with_a_bad_parameter_too(start_node: Start) -> None:
+    with InferenceClient(start_node("busy").tcp) as client:
+        work = {"work": np.array([1])}
+        assert client.infer(PROBE, work, parameters={"timeout": 5_000_000, "priority": 1}).outputs
+        with pytest.raises(RemoteError, match=r"DEADLINE_EXCEEDED: tier busy: the request must") as caught:
+            client.infer(PROBE, work, parameters={"timeout": 1})
+        assert status_of(caught.value) is grpc.StatusCode.DEADLINE_EXCEEDED
+        with pytest.raises(RemoteError, match=r"priority: the parameter must be a whole number from 0 on, but got -1"):
+            client.infer(PROBE, work, parameters={"priority": -1})
+
+
+def test_the_config_file_says_how_to_serve_and_options_replace_it(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('listen = ["127.0.0.1:0"]\ntier = "edge"\n[batching]\nbudget_s = 0.02\n')
+    done = node("--config", str(config), "--check")
+    assert (done.returncode, done.stdout) == (0, "tierwise node edge: could serve on 127.0.0.1:0\n")
+    done = node("--config", str(config), "--tier", "cloud", "--check")
+    assert done.stdout == "tierwise node cloud: could serve on 127.0.0.1:0\n"
+    config.write_text("tires = 4\n")
+    done = node("--config", str(config), "--check")
+    assert done.returncode == 2
+    assert "unknown field `tires`" in done.stderr
+
+
+def test_what_would_keep_a_node_from_serving_is_all_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (tmp_path / "file").touch()
+        done = node(
+            "--listen", f"127.0.0.1:{port}", "--listen", f"unix:{tmp_path}/no/s", "--repository",
+            str(tmp_path / "file"), "--check",
+        )  # fmt: skip
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert f"127.0.0.1:{port}: the node must be able to listen there" in lines[0]
+    assert "the socket's folder must exist and be writable" in lines[1]
+    assert "the repository must be a folder" in lines[2]
+
+
+def test_a_damaged_repository_is_found_before_it_is_served(start_node: Start, tmp_path: Path, chain: Artifact) -> None:
+    folder = tmp_path / "kept"
+    running = start_node("k", "--repository", str(folder))
+    with InferenceClient(running.unix) as client:
+        client.load("m", None, read_files(chain))
+    running.process.terminate()
+    running.process.wait(10)
+    spec = NodeSpec(listen=("127.0.0.1:0",), repository=str(folder))
+    assert check(spec) == []
+    record = folder / "m/serving.json"
+    whole = record.read_bytes()
+    record.write_bytes(whole[:10])
+    assert "the record of what is served must be readable" in check(spec)[0]
+    record.write_bytes(whole)
+    (folder / "m/000000001/segments/1.onnx").unlink()
+    assert len(check(spec)) == 1
+
+
+def test_addresses_that_are_none_or_come_twice_are_found() -> None:
+    assert check(NodeSpec(listen=("nowhere",))) == ["nowhere: an address must be HOST:PORT or unix:PATH"]
+    assert check(NodeSpec(listen=("127.0.0.1:65536",))) == [
+        "127.0.0.1:65536: an address must be HOST:PORT or unix:PATH"
+    ]
+    assert "given once, but got 127.0.0.1:9 2 times" in check(NodeSpec(listen=("127.0.0.1:9", "127.0.0.1:9")))[0]
+
+
+def test_the_statistics_extension_as_another_client_reads_it(
+    start_node: Start, chain: Artifact, inputs: dict[str, Any]
+) -> None:
+    node = start_node("counted")
+    with InferenceClient(node.unix) as client:
+        client.load("m", None, read_files(chain))
+        for _ in range(3):
+            client.infer("m", inputs)
+        with pytest.raises(RemoteError):
+            client.infer("m", {"x": inputs["x"]})
+    other = triton.InferenceServerClient(node.tcp)
+    try:
+        (model,) = other.get_inference_statistics("m").model_stats
+        assert {stats.name for stats in other.get_inference_statistics().model_stats} == {"m", PROBE}
+        with pytest.raises(triton.InferenceServerException, match="the model must be one of"):
+            other.get_inference_statistics("nobody")
+    finally:
+        other.close()
+    assert (model.name, model.version) == ("m", "1")
+    assert (model.inference_count, model.execution_count) == (6, 3)  # two items in each of three requests
+    assert (model.inference_stats.success.count, model.inference_stats.fail.count) == (3, 1)
+    assert model.inference_stats.success.ns >= model.inference_stats.compute_infer.ns > 0
+    ((size, runs),) = [(batch.batch_size, batch.compute_infer.count) for batch in model.batch_stats]
+    assert (size, runs) == (2, 3)
+    assert abs(time.time() * 1000 - model.last_inference) < 60_000
