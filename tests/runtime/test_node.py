@@ -256,8 +256,8 @@ def test_a_node_answers_while_it_computes(start_node: Start) -> None:
 def test_pace_stretches_computing(start_node: Start) -> None:
     with InferenceClient(start_node("slow", "--pace", "0.5").unix) as client:
         client.infer(PROBE, {"work": np.array([1])})
-        answers = [client.infer(PROBE, {"work": np.array([20])}).outputs for _ in range(8)]
-    # Waiting for a CPU on a busy machine adds to the wall time; the calmest of the answers shows the stretch itself.
+        answers = [client.infer(PROBE, {"work": np.array([4])}).outputs for _ in range(40)]
+    # Waiting for a CPU on a busy machine adds to the wall time; the calmest of many short answers shows the stretch.
     assert 1.9 < min(outputs["wall_ns"].item() / outputs["cpu_ns"].item() for outputs in answers) < 3
 
 
