@@ -121,7 +121,9 @@ def mcnemar(first: Booleans, second: Booleans) -> McNemar:
     _same_items(first, second)
     one, other = int((first & ~second).sum()), int((~first & second).sum())
     exact = one + other <= _FEW
-    p = fair_coin_p(one, one + other) if exact else chi_square_sf((abs(one - other) - 1) ** 2 / (one + other), 1)
+    # The correction takes away what there is, and no more: equal counts speak for no difference at all.
+    apart = max(abs(one - other) - 1, 0)
+    p = fair_coin_p(one, one + other) if exact else chi_square_sf(apart**2 / (one + other), 1)
     return McNemar(only_first=one, only_second=other, items=len(first), p=p, exact=exact)
 
 
