@@ -120,12 +120,12 @@ def _contrast(one: Contrast) -> str:
     if one.accuracy is not None:
         answers = one.accuracy
         text += (
-            f"; on {answers.items} inputs {answers.only_first} right only here and {answers.only_second} only there "
-            f"(McNemar {_p(answers.p)})"
+            f"; of {answers.items} test items {answers.only_first} right only here and {answers.only_second} "
+            f"only there (McNemar {_p(answers.p)})"
         )
     gap = one.accuracy_difference
     if gap is not None and gap.low < gap.high:
-        text += f", {100 * gap.value:+.1f} pp [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        text += f", {100 * gap.value:+.2f} pp [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
     if one.accuracy_p is not None:
         text += f"; accuracies by Wilcoxon {_p(one.accuracy_p)} (as published)"
     return text

@@ -13,6 +13,7 @@ from tierwise.measure._effect import (
     accuracy_difference,
     cliffs_delta,
     compare_ratio,
+    f1_difference,
     mcnemar,
     newcombe,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "class_of",
     "cliffs_delta",
     "compare_ratio",
+    "f1_difference",
     "friedman",
     "holm",
     "isa",

@@ -173,12 +173,15 @@ def _contrast(one: Contrast) -> str:
     )
     answers = one.accuracy
     if answers is not None and not answers.only_first and not answers.only_second:
-        text += f". Of {answers.items} inputs both were right on the same ones"
+        text += f". Of {answers.items} test items both were right on the same ones"
     elif answers is not None:
         text += (
-            f". Of {answers.items} inputs {answers.only_first} were right only with the chosen one and "
+            f". Of {answers.items} test items {answers.only_first} were right only with the chosen one and "
             f"{answers.only_second} only with the other (McNemar {p_text(answers.p)})"
         )
+    gap = one.accuracy_difference
+    if gap is not None and gap.low < gap.high:
+        text += f", {100 * gap.value:+.2f} pp [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
     return f"{text}."
 
 

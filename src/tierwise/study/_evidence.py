@@ -51,7 +51,7 @@ def evidence_of(data: StudyData) -> Evidence:
         samples[deployment.key] = Samples(
             np.array([record.latency_s for record in own]), np.array([blocks.id(record) for record in own])
         )
-        answers = _judged(own)
+        answers = _judged(data, strategy)
         if answers is not None:
             judged[deployment.key] = answers
     return Evidence(
@@ -80,6 +80,13 @@ def _notes(data: StudyData, silent: Sequence[str]) -> tuple[str, ...]:
     notes = [f"left out, since no request was answered: {', '.join(silent)}"] if silent else []
     if not data.complete:
         notes.append("the study is not complete: intervals are wider than they will be")
+    kept = set() if data.answers is None else set(data.answers.predicted)
+    lacking = {strategy.variant for strategy in data.strategies} - kept
+    if lacking:
+        notes.append(
+            f"answers to the test items were not kept for {len(lacking)} of {len(data.variants)} variants (examined "
+            "by an earlier release): their accuracies are compared as independent figures; a new study keeps them"
+        )
     if data.scaling.factor < 1:
         notes.append(
             f"emulated tiers had {data.scaling.factor:.2g} of their CPUs: absolute times are those of the scaled "
@@ -201,16 +208,11 @@ def _link_s(own: Sequence[Record], lower: str) -> float | None:
     return middle if middle > 0 else None
 
 
-def _judged(own: Sequence[Record]) -> Judged | None:
-    """Per input whether most of its answers were right."""
-    votes: dict[int, list[bool]] = {}
-    for record in own:
-        if record.correct is not None:
-            votes.setdefault(record.sample, []).append(record.correct)
-    if not votes:
+def _judged(data: StudyData, strategy: Strategy) -> Judged | None:
+    """What the strategy's variant answered to the test items; None where that was not kept."""
+    if data.answers is None or strategy.variant not in data.answers.predicted:
         return None
-    items = sorted(votes)
-    return Judged(np.array(items), np.array([2 * sum(votes[item]) > len(votes[item]) for item in items]))
+    return Judged(strategy.variant, data.answers.predicted[strategy.variant], data.answers.labels)
 
 
 def _energy(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> Energy | None:

@@ -10,6 +10,7 @@ from typing import Any, final
 from tierwise.artifact import Manifest
 from tierwise.measure import Environment, Record, StageTime, Summary, WarmUp
 from tierwise.planner import Cost
+from tierwise.study._answers import Answers
 from tierwise.study._campaign import Campaign
 from tierwise.topology import Scaling, Topology
 
@@ -156,6 +157,7 @@ class StudyData:
         cells: One per strategy that has records, in the order of ``strategies``.
         complete: Whether all that was planned has been measured.
         tierwise_version: Version that wrote it.
+        answers: What variants answered to the test items; None where an earlier release examined them.
     """
 
     directory: Path
@@ -176,6 +178,7 @@ class StudyData:
     cells: tuple[CellSummary, ...]
     complete: bool
     tierwise_version: str
+    answers: Answers | None = None
 
     def strategy(self, id: str) -> Strategy:
         """The strategy with this id; KeyError where there is none."""

@@ -161,6 +161,8 @@ def _prepared(
         with store.transaction():
             store.put_all("variants", prepared.variants)
             store.put_all("strategies", {strategy.id: strategy for strategy in prepared.strategies})
+            if prepared.answers is not None:
+                store.put_answers(prepared.answers)
             store.set_fact(
                 "task",
                 StoredTask(

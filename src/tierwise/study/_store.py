@@ -16,6 +16,7 @@ import msgspec
 
 from tierwise._errors import StoreError
 from tierwise.measure import Record, StageTime
+from tierwise.study._answers import Answers, packed, unpacked
 
 __all__ = ["DATABASE", "SCHEMA", "Store"]
 
@@ -24,8 +25,8 @@ T = TypeVar("T")
 DATABASE = "study.sqlite"
 """Name of the file inside a study's directory."""
 
-SCHEMA = 1
-"""Version of the tables this release writes and reads."""
+SCHEMA = 2
+"""Version of the tables this release writes. It reads 1 too, and brings it up to date when it is the writer."""
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -48,6 +49,12 @@ CREATE TABLE records (
     FOREIGN KEY (session, attempt) REFERENCES sessions (number, attempt)
 ) STRICT;
 """
+
+_SINCE_2 = """
+CREATE TABLE test_labels (id INTEGER PRIMARY KEY CHECK (id = 0), value BLOB NOT NULL) STRICT;
+CREATE TABLE test_answers (variant TEXT PRIMARY KEY REFERENCES variants (key), value BLOB NOT NULL) STRICT;
+"""
+"""Tables that version 1 had not; a study that was begun with it has nothing in them for what was examined then."""
 
 _COLUMNS = Record.__struct_fields__
 
@@ -95,18 +102,25 @@ class Store:
             run("PRAGMA foreign_keys=ON")
         version = run("PRAGMA user_version").fetchone()[0]
         if version == 0 and create and not run("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-            with self.transaction():
-                for statement in filter(str.strip, _TABLES.split(";")):
-                    run(statement)
-                run(f"PRAGMA user_version={SCHEMA}")
-            version = SCHEMA
-        if version != SCHEMA:
+            version = self._bring(_TABLES + _SINCE_2)
+        elif version == 1 and write:
+            version = self._bring(_SINCE_2)
+        self._version: int = version
+        if version not in (1, SCHEMA):
             raise StoreError(
-                f"this release reads studies of version {SCHEMA}",
+                f"this release reads studies of versions 1 and {SCHEMA}",
                 got=f"version {version}",
                 where=self.path,
                 fix="Use the release that wrote it, or start the study anew in another directory",
             )
+
+    def _bring(self, tables: str) -> int:
+        """Add tables, all or none, and say that they are there: a kill leaves the version that was."""
+        with self.transaction():
+            for statement in filter(str.strip, tables.split(";")):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version={SCHEMA}")
+        return SCHEMA
 
     @contextlib.contextmanager
     def _sound(self) -> Iterator[None]:
@@ -176,6 +190,28 @@ class Store:
         with self._sound():
             rows = self._connection.execute(f"SELECT key, value FROM {_plan_table(table)} ORDER BY position").fetchall()
         return {key: self._decode(value, kind) for key, value in rows}
+
+    # Answers to the test items.
+
+    def put_answers(self, answers: Answers) -> None:
+        """Keep what variants answered; call it inside a `transaction`, behind `put_all` of the variants."""
+        with self._sound():
+            self._connection.execute("INSERT INTO test_labels VALUES (0, ?)", (packed(answers.labels),))
+            self._connection.executemany(
+                "INSERT INTO test_answers VALUES (?, ?)",
+                [(variant, packed(classes)) for variant, classes in answers.predicted.items()],
+            )
+
+    def answers(self) -> Answers | None:
+        """What `put_answers` wrote; None where an earlier release examined the variants."""
+        if self._version < SCHEMA:
+            return None
+        with self._sound():
+            labels = self._connection.execute("SELECT value FROM test_labels").fetchone()
+            rows = self._connection.execute("SELECT variant, value FROM test_answers").fetchall()
+        if labels is None:
+            return None
+        return Answers(unpacked(labels[0], self.path), {name: unpacked(value, self.path) for name, value in rows})
 
     # Sessions.
 

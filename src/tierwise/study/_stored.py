@@ -10,6 +10,7 @@ import msgspec
 
 from tierwise.artifact import Manifest
 from tierwise.measure import Environment
+from tierwise.study._answers import Answers
 from tierwise.study._results import Strategy
 
 __all__ = ["Prepared", "StoredSession", "StoredTask", "StoredVariant"]
@@ -77,7 +78,9 @@ class Prepared:
     Attributes:
         strategies: In the order of the campaign.
         variants: By key.
+        answers: To the test items; None where no variant's are known.
     """
 
     strategies: tuple[Strategy, ...]
     variants: Mapping[str, StoredVariant]
+    answers: Answers | None = None
