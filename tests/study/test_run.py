@@ -173,6 +173,11 @@ def test_a_study_measures_what_was_planned(whole: tuple[Path, list[str]]) -> Non
         (accuracy,) = variant.manifest.accuracy
         assert (accuracy.split, accuracy.items) == ("test", study.test_items)
         assert (folder / "study" / variant.directory / "manifest.json").exists()
+        # What it answered to the test items gives that accuracy again; a cut changes no answer.
+        assert study.answers is not None
+        predicted = study.answers.predicted[variant.key]
+        assert len(predicted) == study.test_items
+        assert (predicted == study.answers.labels).mean() == pytest.approx(accuracy.value)
 
 
 @pytest.mark.emulation
