@@ -90,7 +90,9 @@ def _figure_lines(one: Figures, at: str) -> Iterator[str]:
             lost += f" ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
         yield f"  accuracy   {one.accuracy:.4f}{lost}"
     if one.energy is not None:
-        yield f"  energy     {one.energy.joules:.3g} J a request, {one.energy.kind} ({one.energy.source})"
+        above = one.energy.above_idle_j
+        part = "" if above is None else f" ({above:.3g} J above idle)"
+        yield f"  energy     {one.energy.joules:.3g} J a request{part}, {one.energy.kind} ({one.energy.source})"
     if one.wire_bytes is not None:
         yield f"  links      {format_bytes(one.wire_bytes)} a request"
     if one.artifact_bytes is not None:

@@ -20,6 +20,7 @@ from tierwise.measure._effect import (
 from tierwise.measure._energy import Energy, Power, modelled_energy
 from tierwise.measure._environment import Environment, Throttling, read_environment
 from tierwise.measure._load import Turn, class_of, run_block, run_cold
+from tierwise.measure._metered import Rest, Wattmeter
 from tierwise.measure._meters import InaMeter, Meter, ModelledMeter, NvmlMeter, RaplMeter, Running, open_meters
 from tierwise.measure._progress import Advance, Progress, Silent
 from tierwise.measure._record import STAGES, Record, Reply, StageTime, SystemUnderTest
@@ -59,6 +60,7 @@ __all__ = [
     "RaplMeter",
     "Record",
     "Reply",
+    "Rest",
     "Running",
     "Samples",
     "Scenario",
@@ -72,6 +74,7 @@ __all__ = [
     "Turn",
     "Verdict",
     "WarmUp",
+    "Wattmeter",
     "accuracy_difference",
     "bca",
     "block",

@@ -112,7 +112,9 @@ def _figures(one: Figures, metric: str) -> Iterator[tuple[str, str]]:
     if one.accuracy is not None:
         yield metric.capitalize() if metric != "f1" else "F1", f"{100 * one.accuracy:.2f} %{_lost(one)}"
     if one.energy is not None:
-        yield f"Energy, {one.energy.kind}", f"{energy_text(one.energy)} a request"
+        above = one.energy.above_idle_j
+        part = "" if above is None else f", {above:.2g} J of it above idle"
+        yield f"Energy, {one.energy.kind}", f"{energy_text(one.energy)} a request{part}"
     if one.wire_bytes is not None:
         yield "Over links", f"{format_bytes(one.wire_bytes)} a request" if one.wire_bytes else "nothing"
     if one.artifact_bytes is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -62,7 +62,10 @@ def evidence_of(data: StudyData) -> Evidence:
         links=links,
         samples=samples,
         judged=judged,
-        notes=_notes(data, [strategy.id for strategy in data.strategies if not answered[strategy.id]]),
+        notes=(
+            *_notes(data, [strategy.id for strategy in data.strategies if not answered[strategy.id]]),
+            *_mixed({one.energy.kind for one in deployments if one.energy is not None}),
+        ),
     )
 
 
@@ -93,6 +96,15 @@ def _notes(data: StudyData, silent: Sequence[str]) -> tuple[str, ...]:
             "tiers, and so is the energy modelled from them"
         )
     return tuple(notes)
+
+
+def _mixed(kinds: Set[str]) -> Sequence[str]:
+    if len(kinds) < 2:
+        return ()
+    return (
+        "energy was measured for some deployments and is modelled for others: the two kinds cannot be ranked against "
+        "each other",
+    )
 
 
 def _subject(data: StudyData, measured: Sequence[Strategy]) -> Subject:
@@ -216,6 +228,27 @@ def _judged(data: StudyData, strategy: Strategy) -> Judged | None:
 
 
 def _energy(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> Energy | None:
+    """Mean of what meters counted for the requests, where they did for every one of them; else the power model's."""
+    return _measured(data, strategy, own) or _modelled(data, strategy, own)
+
+
+def _measured(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> Energy | None:
+    sources = sorted({session.rest.source for session in data.sessions if session.rest is not None})
+    joules = [record.energy_j for record in own if record.energy_j is not None]
+    above = [record.above_idle_j for record in own if record.above_idle_j is not None]
+    # The meters are this machine's: they know nothing of a tier that is a machine of its own.
+    here = all(data.topology.tier(tier).address is None for tier in strategy.path)
+    if not here or not sources or len(joules) < len(own):
+        return None
+    return Energy(
+        joules=statistics.mean(joules),
+        kind="measured",
+        source=f"{'; '.join(sources)}; of the one machine that runs all tiers and the client, its idle power included",
+        above_idle_j=statistics.mean(above),
+    )
+
+
+def _modelled(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> Energy | None:
     power = {tier.name: tier.power for tier in data.topology.tiers if tier.power is not None}
     if not set(strategy.path) <= set(power):
         return None

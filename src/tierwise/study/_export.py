@@ -83,7 +83,7 @@ class StrategyFigures(msgspec.Struct, frozen=True, kw_only=True):
         bytes_up: Median over requests, summed over links.
         bytes_down: Likewise.
         exit_frac: Share of the items that left at an early exit; None where the model has none.
-        energy: Modelled, of one request.
+        energy: Of one request, as its ``kind`` says measured or modelled.
         predicted: What the cost model had said.
         against_baseline: Compared with the baseline, on the same placement where there is one; blocks resampled.
     """

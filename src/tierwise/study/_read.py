@@ -81,6 +81,7 @@ def _session(row: tuple[int, int, str, str | None, str | None]) -> SessionData:
         environment_after=None if after is None else msgspec.json.decode(after, type=Environment),
         calibration=opened.calibration,
         warmups=() if warmups is None else msgspec.json.decode(warmups, type=tuple[WarmUp, ...]),
+        rest=opened.rest,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from tierwise.artifact import Manifest
-from tierwise.measure import Environment, Record, StageTime, Summary, WarmUp
+from tierwise.measure import Environment, Record, Rest, StageTime, Summary, WarmUp
 from tierwise.planner import Cost
 from tierwise.study._answers import Answers
 from tierwise.study._campaign import Campaign
@@ -79,6 +79,7 @@ class SessionData:
         calibration: What the testbed measured of its links and tiers before use, as plain data
             (`tierwise.testbed.Calibration`).
         warmups: One per strategy.
+        rest: What the machine drew with the nodes up and nothing asked of them; None where it has no meter.
     """
 
     number: int
@@ -87,6 +88,7 @@ class SessionData:
     environment_after: Environment | None
     calibration: Mapping[str, Any]
     warmups: tuple[WarmUp, ...]
+    rest: Rest | None = None
 
 
 @final

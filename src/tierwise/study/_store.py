@@ -53,10 +53,13 @@ CREATE TABLE records (
 _SINCE_2 = """
 CREATE TABLE test_labels (id INTEGER PRIMARY KEY CHECK (id = 0), value BLOB NOT NULL) STRICT;
 CREATE TABLE test_answers (variant TEXT PRIMARY KEY REFERENCES variants (key), value BLOB NOT NULL) STRICT;
+ALTER TABLE records ADD COLUMN energy_j REAL;
+ALTER TABLE records ADD COLUMN above_idle_j REAL;
 """
-"""Tables that version 1 had not; a study that was begun with it has nothing in them for what was examined then."""
+"""What version 1 had not; a study that was begun with it has nothing there for what was examined and measured then."""
 
 _COLUMNS = Record.__struct_fields__
+_COLUMNS_1 = tuple(name for name in _COLUMNS if name not in {"energy_j", "above_idle_j"})
 
 
 @final
@@ -115,7 +118,7 @@ class Store:
             )
 
     def _bring(self, tables: str) -> int:
-        """Add tables, all or none, and say that they are there: a kill leaves the version that was."""
+        """Add tables and columns, all or none, and say that they are there: a kill leaves the version that was."""
         with self.transaction():
             for statement in filter(str.strip, tables.split(";")):
                 self._connection.execute(statement)
@@ -264,9 +267,10 @@ class Store:
 
     def records(self) -> tuple[Record, ...]:
         """All records in the order they were committed."""
+        columns = _COLUMNS_1 if self._version < SCHEMA else _COLUMNS
         with self._sound():
-            rows = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM records ORDER BY id").fetchall()
-        return tuple(self._record(row) for row in rows)
+            rows = self._connection.execute(f"SELECT {', '.join(columns)} FROM records ORDER BY id").fetchall()
+        return tuple(self._record(columns, row) for row in rows)
 
     def keys(self, session: int) -> set[tuple[str, str, int, int, int, bool]]:
         """`Record.key` of every record of a session."""
@@ -285,8 +289,8 @@ class Store:
             ).fetchone()
         return float(row[0])
 
-    def _record(self, row: tuple[Any, ...]) -> Record:
-        fields = dict(zip(_COLUMNS, row, strict=True))
+    def _record(self, columns: tuple[str, ...], row: tuple[Any, ...]) -> Record:
+        fields = dict(zip(columns, row, strict=True))
         fields["cold"] = bool(fields["cold"])
         fields["correct"] = None if fields["correct"] is None else bool(fields["correct"])
         fields["stages"] = self._decode(fields["stages"], tuple[StageTime, ...])

@@ -9,7 +9,7 @@ from typing import Any, final
 import msgspec
 
 from tierwise.artifact import Manifest
-from tierwise.measure import Environment
+from tierwise.measure import Environment, Rest
 from tierwise.study._answers import Answers
 from tierwise.study._results import Strategy
 
@@ -64,10 +64,12 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         environment: The machine.
         calibration: What the testbed measured of itself (`tierwise.testbed.Calibration` as plain data).
+        rest: What the machine drew with the nodes up and nothing asked of them; None where it has no meter.
     """
 
     environment: Environment
     calibration: dict[str, Any]
+    rest: Rest | None = None
 
 
 @final
