@@ -26,7 +26,7 @@ RANGE_UJ = 40_000_000
 
 
 class Machine:
-    """A clock, and a package whose counter goes on at 10 W, and at 30 W while it computes. Its counter wraps at 40 J."""
+    """A clock, and a package that draws 10 W, and 30 W while it computes. Its counter wraps at 40 J."""
 
     def __init__(self, root: Path, start_uj: int = 0) -> None:
         self.zone = root / "class/powercap/intel-rapl:0"
@@ -40,7 +40,7 @@ class Machine:
         return self.ns
 
     def sleep(self, seconds: float) -> None:
-        self.draw(seconds, 10)
+        self.draw(max(0.0, seconds), 10)
 
     def draw(self, seconds: float, watts: int) -> None:
         self.ns += round(seconds * 1e9)

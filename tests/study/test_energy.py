@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import threading
 import time
@@ -61,7 +60,7 @@ def counting(root: Path) -> Iterator[list[int]]:
         uj = int(WATTS * 1e6 * (time.monotonic() - began))
         wraps[0] = uj // (RANGE_UJ + 1)
         (zone / "next").write_text(f"{uj % (RANGE_UJ + 1)}\n")
-        os.replace(zone / "next", zone / "energy_uj")
+        (zone / "next").replace(zone / "energy_uj")
 
     def go_on() -> None:
         while not done.wait(0.001):
