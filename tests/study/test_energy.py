@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from tierwise.measure import Profile, Silent, SingleStream
+from tierwise.measure import Profile, Silent, SingleStream, open_meters
 from tierwise.planner import Need, recommend
 from tierwise.study import Campaign, StrategySpec, StudyData, evidence_of, load_study, study_figures
 from tierwise.study._lock import locked
 from tierwise.study._run import run_locked
+from tierwise.study._session import _wattmeter
 from tierwise.tasks import BuiltinTask, ResNet, Training
 from tierwise.topology import Link, PowerModel, Tier, Topology
 
@@ -103,6 +107,32 @@ def test_joules_of_a_study_are_those_the_meter_counted(metered: tuple[StudyData,
     assert 0.7 * WATTS * seconds < joules < 3 * WATTS * seconds
     # The machine draws as much at rest: next to nothing lies above.
     assert abs(sum(record.above_idle_j or 0.0 for record in warm)) < 0.5 * joules
+
+
+def test_graphics_cards_alone_say_nothing_of_what_requests_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = types.ModuleType("pynvml")
+    library.NVMLError = type("NVMLError", (Exception,), {})  # type: ignore[attr-defined]
+    library.nvmlInit = lambda: None  # type: ignore[attr-defined]
+    library.nvmlDeviceGetCount = lambda: 1  # type: ignore[attr-defined]
+    library.nvmlDeviceGetHandleByIndex = lambda i: i  # type: ignore[attr-defined]
+    library.nvmlDeviceGetName = lambda i: f"GPU {i}"  # type: ignore[attr-defined]
+    library.nvmlDeviceGetTotalEnergyConsumption = lambda i: 1000 * time.monotonic()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert [meter.source for meter in open_meters(root=tmp_path)] == ["NVML: GPU 0"]
+
+    def found(topology: Topology) -> str | None:
+        equipment = SimpleNamespace(topology=topology, sys_root=tmp_path)
+        wattmeter = _wattmeter(equipment)  # type: ignore[arg-type]
+        return None if wattmeter is None else wattmeter.rest.source
+
+    assert TINY.topology is not None
+    assert found(TINY.topology) is None
+    with counting(tmp_path):
+        assert found(TINY.topology) == "RAPL: package-0; NVML: GPU 0"
+        tiers = tuple(msgspec.structs.replace(tier, address="10.0.0.9:1") for tier in TINY.topology.tiers)
+        assert found(msgspec.structs.replace(TINY.topology, tiers=tiers)) is None
 
 
 @pytest.mark.emulation

@@ -178,6 +178,8 @@ def export_study(data: StudyData, out: Path) -> Path:
             stage = out / f".{name}.{os.getpid()}"
             stage.write_bytes(content)
             stage.replace(out / name)
+        if ANSWERS not in contents:
+            (out / ANSWERS).unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"the folder must be writable ({error.strerror})", where=out) from error
     return out

@@ -18,7 +18,9 @@ from tierwise._errors import EmulationError, RemoteError, UnavailableError
 from tierwise._units import format_bytes
 from tierwise.artifact import Artifact
 from tierwise.measure import (
+    InaMeter,
     Progress,
+    RaplMeter,
     Reply,
     Turn,
     Wattmeter,
@@ -137,11 +139,14 @@ def _open(stack: contextlib.ExitStack, equipment: Equipment, store: Store, progr
 
 
 def _wattmeter(equipment: Equipment) -> Wattmeter | None:
-    """This machine's meters; None where it has none, or no tier runs on it."""
-    if all(tier.address is not None for tier in equipment.topology.tiers):
+    """This machine's meters; None where none of them counts what its processors draw, or no tier runs on it."""
+    meters = open_meters(root=equipment.sys_root)
+    # Nodes compute on processors: the counters of graphics cards alone would leave out all that requests cost.
+    counted = any(isinstance(meter, InaMeter | RaplMeter) for meter in meters)
+    if not counted or all(tier.address is not None for tier in equipment.topology.tiers):
         return None
     with contextlib.suppress(UnavailableError):
-        return Wattmeter(open_meters(root=equipment.sys_root), SystemClock())
+        return Wattmeter(meters, SystemClock())
     return None
 
 
