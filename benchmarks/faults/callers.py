@@ -21,7 +21,7 @@ from tierwise._errors import RemoteError
 from tierwise.artifact import MANIFEST
 from tierwise.wire import METHODS, InferenceClient, infer_request, status_of
 
-__all__ = ["BAD", "Asked", "Bad", "Caller", "GrpcCaller", "RestCaller", "callers", "fine"]
+__all__ = ["BAD", "Asked", "Bad", "Caller", "GrpcCaller", "RestCaller", "Stillness", "callers", "fine"]
 
 # What a node may say to a request that is wrong. Anything else is a failure of the node.
 _REFUSED: Final = frozenset(
@@ -105,7 +105,17 @@ class Asked:
     latencies_s: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     right_at_s: float = 0.0
+    left_out: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, begun_s: float, right: bool, timed: bool) -> None:
+        """Count an answer that just came; its latency only where it is ``timed``."""
+        with self.lock:
+            self.answered += 1
+            self.wrong += not right
+            self.right_at_s = begun_s if right else self.right_at_s
+            if timed:
+                self.latencies_s.append(time.monotonic() - begun_s)
 
     def figures(self) -> dict[str, Any]:
         """Counts, and latencies in seconds."""
@@ -115,7 +125,41 @@ class Asked:
         if latencies_s:
             found |= {f"p{q}_s": latencies_s[min(len(latencies_s) - 1, len(latencies_s) * q // 100)] for q in (50, 99)}
             found["longest_s"] = latencies_s[-1]
+        found |= {"left_out": self.left_out} if self.left_out else {}
         return found | ({"failed": failed} if failed else {})
+
+
+class Stillness:
+    """Knows when this process, and with it all it started, was stopped by whoever runs the machine.
+
+    What is asked across such a gap says nothing: clients' and node's timers ran on.
+    """
+
+    _TICK_S, _GAP_S, _AFTER_S = 0.1, 1.0, 2.0
+
+    def __init__(self) -> None:
+        self._ended_s, self._last_s, self._stop = -1e9, time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._TICK_S):
+            now_s = time.monotonic()
+            if now_s - self._last_s > self._GAP_S:
+                self._ended_s = now_s
+            self._last_s = now_s
+
+    def spoilt(self, begun_s: float) -> bool:
+        """Whether a request that was sent at ``begun_s`` and is over now was asked across a gap or soon after."""
+        now_s = time.monotonic()
+        if now_s - self._last_s > self._GAP_S:  # it is over, and the watch has not seen it yet
+            self._ended_s = now_s
+        return begun_s < self._ended_s + self._AFTER_S
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        self._thread.join()
 
 
 Check = Callable[[float, int, Any], bool]
@@ -127,7 +171,7 @@ def callers(
     make: Callable[[], Caller], model: str, inputs: list[dict[str, Any]], check: Check, rest_s: float, count: int = 1
 ) -> Iterator[Asked]:
     """Clients that ask ``model`` in turn with a rest of ``rest_s`` between, until the block is left."""
-    asked, stop = Asked(), threading.Event()
+    asked, stop, stillness = Asked(), threading.Event(), Stillness()
 
     def run(seed: int) -> None:
         rng, caller = random.Random(seed), make()
@@ -138,15 +182,13 @@ def callers(
             except (RemoteError, OSError, http.client.HTTPException) as error:
                 told = status_of(error).name if isinstance(error, RemoteError) else str(error)[:60]
                 with asked.lock:
-                    asked.failed[f"{type(error).__name__}: {told}"] += 1
+                    if stillness.spoilt(begun_s):
+                        asked.left_out += 1
+                    else:
+                        asked.failed[f"{type(error).__name__}: {told}"] += 1
                 stop.wait(0.02)
                 continue
-            took_s, right = time.monotonic() - begun_s, check(begun_s, number, answer)
-            with asked.lock:
-                asked.answered += 1
-                asked.wrong += not right
-                asked.latencies_s.append(took_s)
-                asked.right_at_s = begun_s if right else asked.right_at_s
+            asked.add(begun_s, check(begun_s, number, answer), not stillness.spoilt(begun_s))
         caller.close()
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in range(count)]
@@ -158,6 +200,7 @@ def callers(
         stop.set()
         for thread in threads:
             thread.join()
+        stillness.close()
 
 
 class Bad:
