@@ -182,7 +182,7 @@ def pusher_killed(one: Rig, rng: random.Random) -> None:
         versions.begin(1 - versions.newest)
         pusher.stdin.write(f"{versions.newest}\n")
         pusher.stdin.flush()
-        time.sleep(rng.uniform(0.0, 0.03))
+        time.sleep(rng.uniform(0.0, 0.012))
         pusher.kill()
         acknowledged = "done" in pusher.stdout.read()
     if acknowledged:

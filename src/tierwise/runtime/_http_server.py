@@ -136,7 +136,7 @@ class _PatientProtocol(HttpToolsProtocol):
         self.app_state = {**self.app_state, "certificate_names": names}
 
     def _make_room(self) -> None:
-        """Let one go that asks nothing where there are too many; uvicorn would refuse the requests of all of them."""
+        """Let some go that ask nothing where there are too many; uvicorn would refuse the requests of all."""
         if self.limit_concurrency is None or len(self.connections) < self.limit_concurrency:
             return
         others = [one for one in self.connections if isinstance(one, _PatientProtocol) and one is not self]
@@ -144,10 +144,10 @@ class _PatientProtocol(HttpToolsProtocol):
         never = [(one._head.when(), id(one), one) for one in others if one._head is not None]
         waits = [(one, one.timeout_keep_alive_task) for one in others]
         silent = never or [(task.when(), id(one), one) for one, task in waits if task is not None]
-        if silent:
-            _, _, longest = min(silent)
-            self.connections.discard(longest)
-            longest._let_go()
+        # Several at once: a flood shall not cost a search for each of its connections.
+        for _, _, one in sorted(silent)[: max(1, self.limit_concurrency // 16)]:
+            self.connections.discard(one)
+            one._let_go()
 
     def on_message_begin(self) -> None:
         """A request begins."""
