@@ -264,8 +264,10 @@ def main() -> None:
         finally:
             node.kill()
     if arguments.save:
-        content = {"asked": asdict(asked), "strangers": found, "environment": msgspec.to_builtins(environment)}
-        (RESULTS / "faults-strangers.json").write_text(json.dumps(content, indent=1) + "\n")
+        path = RESULTS / "faults-strangers.json"
+        stored = json.loads(path.read_text())["strangers"] if path.exists() else {}
+        content = {"asked": asdict(asked), "strangers": stored | found, "environment": msgspec.to_builtins(environment)}
+        path.write_text(json.dumps(content, indent=1) + "\n")
     if said := failures(found, alive):
         raise SystemExit("\n".join(said))
 
