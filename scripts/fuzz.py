@@ -38,14 +38,19 @@ def child(name: str, corpus: str, seconds: int) -> None:
     target = TARGETS[name]
     for i, seed in enumerate(target.seeds()):
         Path(corpus, f"seed-{i}").write_bytes(seed)
-    # A computation that left the numbers is wrong tables or a wrong frame that nobody refused.
-    warnings.filterwarnings("error", category=RuntimeWarning, module="tierwise|numpy")
-    # Memory that is asked for and not touched counts too: a frame shall not be able to ask for it.
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    be_strict()
     limits = [f"-max_total_time={seconds}", f"-timeout={LONGEST_S}", f"-max_len={LONGEST_INPUT_BYTES}"]
     kept = [f"-artifact_prefix={corpus}/../{name}-", f"-rss_limit_mb={MOST_BYTES >> 20}", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], corpus, *limits, *kept], target.try_)
     atheris.Fuzz()
+
+
+def be_strict() -> None:
+    """Bound what this process may do without a word."""
+    # A computation that left the numbers is wrong tables or a wrong frame that nobody refused.
+    warnings.filterwarnings("error", category=RuntimeWarning, module="tierwise|numpy")
+    # Memory that is asked for and not touched counts too: a frame shall not be able to ask for it.
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
 
 
 def fuzz(name: str, folder: Path, seconds: int) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def replay(name: str, path: Path) -> None:
     """Read one file as the target does; its error, if any, is seen."""
     from fuzz_targets import TARGETS
 
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    be_strict()
     TARGETS[name].try_(path.read_bytes())
     print(f"{name}: {path} is read or refused")
 
