@@ -120,14 +120,15 @@ def test_pictures_go_as_the_files_they_are(client: Any, node: Any) -> None:
     np.testing.assert_array_equal(by_rest, by_grpc)
 
 
-def test_the_account_comes_when_it_is_asked_for(node: Any) -> None:
+def test_the_path_always_comes_and_the_account_when_it_is_asked_for(node: Any) -> None:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
     body["inputs"].append({"name": "bias", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]})
     path = "/v2/models/chain/versions/1/infer"
     _, _, plain = ask(node, "POST", path, json.dumps(body).encode())
-    assert "parameters" not in plain
+    assert plain["parameters"] == {"tierwise.path": '["edge"]'}
     _, _, told = ask(node, "POST", path, json.dumps(body | {"parameters": {"tierwise.account": True}}).encode())
     assert json.loads(told["parameters"]["tierwise.path"]) == ["edge"]
+    assert "tierwise.stages" in told["parameters"]
     assert told["outputs"] == plain["outputs"]
 
 
