@@ -62,12 +62,15 @@ def cores() -> tuple[list[str], list[str]]:
 
 
 def starts(subject: Subject, home: Path, prefix: list[str], missing: dict[str, str]) -> dict[str, Start]:
-    """Every server and how it batches; our node needs no telling."""
+    """Every server, without batching and with it."""
 
     def of(peer, batch: int) -> Start:
         return lambda scratch: peer.run(home, subject, batch, scratch, prefix)
 
-    chosen: dict[str, Start] = {"tierwise": lambda scratch: tierwise_node(subject, scratch, prefix)}
+    def ours(batch: int) -> Start:
+        return lambda scratch: tierwise_node(subject, batch, scratch, prefix)
+
+    chosen: dict[str, Start] = {f"tierwise {batch}": ours(batch) for batch in (1, BATCH)}
     for peer in PEERS:
         if peer.name not in missing:
             chosen |= {f"{peer.name} {batch}": of(peer, batch) for batch in (1, BATCH)}
