@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 import tempfile
@@ -63,6 +64,9 @@ def serve(spec: NodeSpec) -> None:
             server, desk, addresses = _start(spec, folder, forwards, observer, log)
             with _rest(spec, desk) as urls:
                 addresses += urls
+                # What is here now stays; searching it for garbage again and again would cost every request.
+                gc.collect()
+                gc.freeze()
                 print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
                 log.info("ready", addresses=", ".join(addresses), version=__version__)
                 stopped.wait()
