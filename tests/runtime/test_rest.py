@@ -209,6 +209,42 @@ def test_a_client_that_sends_its_request_drop_by_drop_is_let_go(monkeypatch: pyt
             assert quick.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_connections_that_ask_nothing_keep_nobody_out() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    with contextlib.ExitStack() as stack:
+        urls = stack.enter_context(_http_server.http_server(app, ["127.0.0.1:0"], most_connections=8))
+
+        def connected() -> http.client.HTTPConnection:
+            host = http.client.HTTPConnection(urls[0].removeprefix("http://"), timeout=10)
+            stack.callback(host.close)
+            host.connect()
+            return host
+
+        def ask(host: http.client.HTTPConnection) -> int:
+            host.request("GET", "/")
+            answer = host.getresponse()
+            answer.read()
+            return answer.status
+
+        regular = connected()
+        assert ask(regular) == 200
+        socket_before = regular.sock
+        idle = [connected() for _ in range(50)]
+        assert [ask(connected()) for _ in range(5)] == [200] * 5
+        assert ask(regular) == 200
+        assert regular.sock is socket_before  # it was not let go: it had asked
+        with pytest.raises(OSError, match=r"."):
+            ask(idle[0])
+        # Those that asked make room for one another too, the one that was silent longest first.
+        for _ in range(20):
+            late = connected()
+            assert ask(late) == 200
+        assert ask(late) == 200
+
+
 def test_a_unix_socket_serves_and_is_taken_away(start_node: Start, tmp_path: Path) -> None:
     path = tmp_path / "rest.sock"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Final, final
 
 import grpc
@@ -96,6 +97,7 @@ class Served:
         self.counters = Counters()
         self._executor = Executor(artifact, (self._first, self._last), share.threads or threads) if runs else None
         self._batcher = None if self._executor is None else self._batched(self._executor, batching, line)
+        self._places = _Places(share.max_waiting, name)
         self._output_names = [spec.name for spec in artifact.manifest.outputs]
 
     @property
@@ -108,9 +110,16 @@ class Served:
 
         Raises:
             InputError: The request does not fit the model.
-            RefusalError: The next node failed.
+            RefusalError: As many requests as the share lets wait are under way, or the next node failed.
             TierwiseError: A segment failed.
         """
+        self._places.take()
+        try:
+            return self._answered(call, visit)
+        finally:
+            self._places.give_back()
+
+    def _answered(self, call: Call, visit: Visit) -> Answer:
         wanted = call.wanted or tuple(self._output_names)
         unknown = [name for name in wanted if name not in self._output_names]
         if unknown:
@@ -221,6 +230,35 @@ class Served:
             outputs=manifest.outputs,
             properties=properties,
         )
+
+
+@final
+class _Places:
+    """The bound on a model's requests under way."""
+
+    def __init__(self, most: int | None, model: str) -> None:
+        self._most, self._model = most, model
+        self._mutex = threading.Lock()
+        self._taken = 0
+
+    def take(self) -> None:
+        """One more is under way.
+
+        Raises:
+            RefusalError: There is no place.
+        """
+        with self._mutex:
+            if self._most is not None and self._taken >= self._most:
+                full = InputError(
+                    f"at most {self._most} requests may wait for the model", where=self._model, fix="Ask again later"
+                )
+                raise RefusalError(Code.EXHAUSTED, full, retry_after_s=1.0)
+            self._taken += 1
+
+    def give_back(self) -> None:
+        """One is over."""
+        with self._mutex:
+            self._taken -= 1
 
 
 def _stage(first: int, last: int, count: int) -> str:

@@ -49,8 +49,19 @@ def build_locked(
     return build_variants(task, asked, directory, progress, threads)
 
 
-def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: Path, on: str | None = None) -> None:
-    """Run a study whose directory the caller has locked; see `tierwise.study.run_study`."""
+def run_locked(
+    campaign: Campaign,
+    directory: Path,
+    progress: Progress,
+    cache: Path,
+    on: str | None = None,
+    *,
+    sys_root: Path = Path("/sys"),
+) -> None:
+    """Run a study whose directory the caller has locked; see `tierwise.study.run_study`.
+
+    Energy meters are looked for under ``sys_root``.
+    """
     address = None
     if on is not None:
         from tierwise.study._ray import ray_address
@@ -93,6 +104,7 @@ def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: P
                 link_means=campaign.link_means,
                 limiter=campaign.limiter,
                 workdir=Path(workdir),
+                sys_root=sys_root,
             )
             _measure(equipment, store, progress)
 
@@ -164,6 +176,8 @@ def _prepared(
         with store.transaction():
             store.put_all("variants", prepared.variants)
             store.put_all("strategies", {strategy.id: strategy for strategy in prepared.strategies})
+            if prepared.answers is not None:
+                store.put_answers(prepared.answers)
             store.set_fact(
                 "task",
                 StoredTask(

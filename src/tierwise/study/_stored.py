@@ -11,7 +11,8 @@ import msgspec
 
 from tierwise._errors import StoreError
 from tierwise.artifact import Artifact, Manifest, open_artifact
-from tierwise.measure import Environment
+from tierwise.measure import Environment, Rest
+from tierwise.study._answers import Answers
 from tierwise.study._results import Strategy
 
 __all__ = ["Prepared", "StoredSession", "StoredTask", "StoredVariant", "open_variant"]
@@ -65,10 +66,12 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         environment: The machine.
         calibration: What the testbed measured of itself (`tierwise.testbed.Calibration` as plain data).
+        rest: What the machine drew with the nodes up and nothing asked of them; None where it has no meter.
     """
 
     environment: Environment
     calibration: dict[str, Any]
+    rest: Rest | None = None
 
 
 @final
@@ -79,10 +82,12 @@ class Prepared:
     Attributes:
         strategies: In the order of the campaign.
         variants: By key.
+        answers: To the test items; None where no variant's are known.
     """
 
     strategies: tuple[Strategy, ...]
     variants: Mapping[str, StoredVariant]
+    answers: Answers | None = None
 
 
 def open_variant(study: Path, directory: str, digest: str) -> Artifact:
