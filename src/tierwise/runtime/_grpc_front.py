@@ -20,6 +20,7 @@ from tierwise.runtime._statistics import Duration, ModelStatistics
 from tierwise.wire import (
     METHODS,
     METRICS_PATH,
+    TensorLimits,
     decode_push,
     decode_request,
     protocol,
@@ -114,7 +115,7 @@ class GrpcFront:
         received_ns = self._desk.clock.now_ns()
         try:
             principal = self._desk.admit(_peer(context), "infer")
-            return self._desk.answer(_call(raw, received_ns, principal, context))
+            return self._desk.answer(_call(raw, received_ns, principal, context, self._desk.spec.limits.tensors))
         except RefusalError as refusal:
             _abort(context, refusal)
             raise
@@ -160,8 +161,10 @@ class GrpcFront:
         return protocol.RepositoryModelUnloadResponse()
 
 
-def _call(raw: bytes, received_ns: int, principal: Principal, context: grpc.ServicerContext) -> Call:
-    request = decode_request(raw)
+def _call(
+    raw: bytes, received_ns: int, principal: Principal, context: grpc.ServicerContext, limits: TensorLimits
+) -> Call:
+    request = decode_request(raw, limits)
     asked = request.message
     return Call(
         model=asked.model_name,
