@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help study test lint quick emulation stubs picture clean
+.PHONY: help study test lint quick emulation stubs picture console-picture clean
 
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
@@ -52,6 +52,10 @@ stubs: $(VENV)/.dev
 # The README's picture, from the default study's report.
 picture: $(VENV)/.dev
 	$(BIN)/python scripts/screenshot.py $(OUT)/report.html docs/images/report.png
+
+# The console's picture: nodes over emulated links with traffic, serving an artifact of the default study.
+console-picture: $(VENV)/.dev
+	$(BIN)/python scripts/console_demo.py $(OUT) --picture docs/images/console.png
 
 clean:
 	rm -rf $(VENV) .tierwise build dist

@@ -18,7 +18,15 @@ def test_help_of_everything_has_examples() -> None:
     assert "tierwise study run digits" in top.stdout
     for name in ["doctor", "infer", "node", "study", "tasks", "topologies"]:
         assert name in top.stdout
-    for words in [("infer",), ("node",), ("study", "run"), ("study", "report"), ("topologies",)]:
+    for words in [
+        ("infer",),
+        ("node",),
+        ("study", "build"),
+        ("study", "run"),
+        ("study", "report"),
+        ("study", "export"),
+        ("topologies",),
+    ]:
         text = tierwise(*words, "--help").stdout
         assert "Example" in text or "In a campaign file" in text, words
 
@@ -35,7 +43,9 @@ def test_help_of_everything_has_examples() -> None:
         (("infer", "m"), 2, "either a FILE or --text"),
         (("infer", "m", "--text", "x", "--node", "127.0.0.1:9"), 5, "127.0.0.1:9"),
         (("study", "run", "nope"), 2, "nope"),
+        (("study", "build", "nope"), 2, "nope"),
         (("study", "report", "/nowhere"), 6, "/nowhere"),
+        (("study", "export", "/nowhere", "--out", "/nowhere/figures"), 6, "/nowhere"),
     ],
 )
 def test_errors_are_one_line_with_the_right_code(words: tuple[str, ...], code: int, said: str) -> None:

@@ -134,6 +134,13 @@ def test_missing_things_are_named(saved: Folder, tmp_path: Path) -> None:
         started(Bert(start=str(saved("roberta"))))
     with pytest.raises(SpecError, match=r"start_sha256 belongs to a start"):
         started(Bert(start_sha256="0" * 64))
+    folder = saved(name="many")
+    (folder / "tokenizer.json").write_bytes(train_tokenizer(Bert(vocabulary=400), [*TEXTS, *map(str, range(5000))]))
+    with pytest.raises(SpecError, match=r"numbered below its vocab_size, 300, but got 3\d\d"):
+        load_task(BuiltinTask(name="mrpc", subject=Bert(start=str(folder))), tmp_path)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(SpecError, match=r"a tokenizer must be JSON of the tokenizers library"):
+        load_task(BuiltinTask(name="mrpc", subject=Bert(start=str(folder))), tmp_path)
     folder = saved(name="broken")
     (folder / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(SpecError, match=r"the weights of a start must be a readable safetensors file"):

@@ -35,9 +35,9 @@ class Inheritance:
 def inherit(teacher: nn.Module, student: nn.Module) -> Inheritance | None:
     """Fill ``student`` with the tensors of ``teacher``; where it has fewer layers, with evenly spaced ones.
 
-    First and last layer of every run of like layers are among them, as in DistilBERT (Sanh et al. 2019, arXiv
-    1910.01108, section 3), whose published student has the layers 1, 3, 5, 8, 10 and 12 of its teacher's twelve. A
-    residual network's stages are such runs.
+    First and last layer of every run of like layers are among them. That gives the layers which the published code of
+    DistilBERT takes (Sanh et al. 2019, arXiv 1910.01108): the 1., 3., 5., 8., 10. and 12. of twelve. A residual
+    network's stages are such runs.
 
     Args:
         teacher: Stays as it is.

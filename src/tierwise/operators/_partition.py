@@ -165,7 +165,8 @@ def partition(spec: Partition, work: Work, context: Context) -> Work:
     """Cut ``work.model`` and check the parts against the whole on calibration items.
 
     Thresholds of exits stay as they are: an exit reads its tensor before that is rounded to cross. Only what lies
-    behind an earlier uint8 border sees rounded values, as the model's own answer does.
+    behind an earlier uint8 border of a float model sees rounded values, as the model's own answer does; the share that
+    leaves at a later exit may differ from what was counted at calibration.
 
     Raises:
         InputError: As `resolve_partition`.

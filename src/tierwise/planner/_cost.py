@@ -133,8 +133,9 @@ def predict_cut(
     upper_s_per_mac: float,
     links: Sequence[Link],
     links_below: Sequence[Link] = (),
+    per_message_s: float = 0.0,
 ) -> Cost:
-    """Predict one request through a model that is cut in two, see `predict_parts`; messages themselves cost nothing.
+    """Predict one request through a model that is cut in two, see `predict_parts`.
 
     Args:
         head_macs: Multiply-accumulates on the lower tier.
@@ -146,6 +147,7 @@ def predict_cut(
         upper_s_per_mac: Seconds per multiply-accumulate on the upper tier.
         links: From the lower tier up to the upper one.
         links_below: From the device up to the lower tier; none where the device is the lower tier.
+        per_message_s: See `predict_parts`.
 
     Raises:
         InputError: A negative figure.
@@ -154,7 +156,7 @@ def predict_cut(
         Part(head_macs, lower_s_per_mac, input_bytes, links_below),
         Part(tail_macs, upper_s_per_mac, boundary_bytes, links),
     )
-    return predict_parts(parts, answer_bytes=answer_bytes)
+    return predict_parts(parts, answer_bytes=answer_bytes, per_message_s=per_message_s)
 
 
 @final
@@ -198,7 +200,8 @@ class Choice:
         return tuple(
             f"{place}. {entry.label}: {1e3 * entry.cost.total_s:.3g} ms predicted (head {1e3 * entry.cost.head_s:.3g}, "
             f"up {1e3 * entry.cost.uplink_s:.3g}, tail {1e3 * entry.cost.tail_s:.3g}, "
-            f"down {1e3 * entry.cost.downlink_s:.3g})" + (f"; excluded: {entry.excluded}" if entry.excluded else "")
+            f"down {1e3 * entry.cost.downlink_s:.3g}, messages {1e3 * entry.cost.message_s:.3g})"
+            + (f"; excluded: {entry.excluded}" if entry.excluded else "")
             for place, entry in enumerate(self.ranking[:count], start=1)
         )
 
@@ -212,6 +215,7 @@ def best_cut(
     upper_s_per_mac: float,
     links: Sequence[Link],
     links_below: Sequence[Link] = (),
+    per_message_s: float = 0.0,
     min_share_frac: float = 0.05,
 ) -> Choice:
     """The candidate with the lowest predicted latency among those that leave both sides something to do.
@@ -224,6 +228,7 @@ def best_cut(
         upper_s_per_mac: See `predict_cut`.
         links: See `predict_cut`.
         links_below: See `predict_cut`.
+        per_message_s: See `predict_cut`; the same for every candidate, it is there for the figures.
         min_share_frac: Smallest share of the arithmetic on either side; a cut at the very rim is no partition.
 
     Raises:
@@ -243,6 +248,7 @@ def best_cut(
             upper_s_per_mac=upper_s_per_mac,
             links=links,
             links_below=links_below,
+            per_message_s=per_message_s,
         )
         ranking.append(Ranked(index, candidate.label, cost, _excluded(candidate, min_share_frac)))
     # Among equals the smaller transfer, then the later: behind an activation or a normalisation the tensor has a

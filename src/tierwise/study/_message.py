@@ -12,15 +12,19 @@ import numpy as np
 
 from tierwise._errors import UnavailableError
 from tierwise.runtime import PROBE
+from tierwise.study._compute import PAUSE_S
 from tierwise.wire import InferenceClient
 
 __all__ = ["measure_message_s"]
 
-_WARM, _ASKED = 30, 200
+_WARM, _ASKED = 10, 30
 
 
 def measure_message_s() -> float:
     """Median seconds of a request that asks a node on this machine for nothing, there and back.
+
+    Requests are apart from each other, as those of a study are. The figure is taken as it is for every tier: limits of
+    emulated tiers slow down the models on them, and hardly the messages.
 
     Raises:
         UnavailableError: The node does not start.
@@ -43,6 +47,7 @@ def _median_s(address: str) -> float:
     took_s = []
     with InferenceClient(address) as client:
         for _ in range(_WARM + _ASKED):
+            time.sleep(PAUSE_S)
             started_s = time.perf_counter()
             client.infer(PROBE, nothing)
             took_s.append(time.perf_counter() - started_s)

@@ -141,6 +141,7 @@ def _chooser(entry: Asked, whole: _Whole, topology: Topology, input_bytes: int) 
             upper_s_per_mac=speeds[-1],
             links=links[0],
             links_below=topology.links[: heights[0]],
+            per_message_s=whole.speeds.per_message_s,
         )
         return (cuts[choice.index],)
 

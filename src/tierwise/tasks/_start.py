@@ -16,7 +16,7 @@ import msgspec
 
 from tierwise._errors import SpecError, UnavailableError
 from tierwise.tasks._spec import Bert, Roberta
-from tierwise.tasks._tokenizer import word_piece_tokenizer
+from tierwise.tasks._tokenizer import vocabulary_of, word_piece_tokenizer
 
 __all__ = ["WEIGHTS", "Start", "file_sha256", "open_start", "started"]
 
@@ -69,22 +69,33 @@ class Start:
         """The folder's tokenizer as JSON of the ``tokenizers`` library.
 
         Raises:
-            SpecError: There is none that this family reads.
+            SpecError: There is none that this family reads, or it has more tokens than the encoder.
             UnavailableError: The ``tokenizers`` library is not installed.
         """
         whole, pieces = self.folder / "tokenizer.json", self.folder / "vocab.txt"
         if whole.is_file():
-            return whole.read_bytes()
+            return self._fitting(whole.read_bytes(), whole)
         if self.family == "bert" and pieces.is_file():
             options = self.folder / "tokenizer_config.json"
             lowercase = json.loads(options.read_text("utf-8")).get("do_lower_case", True) if options.is_file() else True
-            return word_piece_tokenizer(pieces.read_text("utf-8").split("\n"), lowercase=bool(lowercase))
+            made = word_piece_tokenizer(pieces.read_text("utf-8").split("\n"), lowercase=bool(lowercase))
+            return self._fitting(made, pieces)
         raise SpecError(
             "a start must hold its tokenizer as tokenizer.json" + (" or vocab.txt" if self.family == "bert" else ""),
             got=", ".join(sorted(path.name for path in self.folder.iterdir())) or "an empty folder",
             where=self.folder,
             fix="Save it from the tokenizers library, or with save_pretrained of a fast tokenizer",
         )
+
+    def _fitting(self, content: bytes, path: Path) -> bytes:
+        found = vocabulary_of(content, path)
+        if max(found.values(), default=0) >= self.vocabulary:
+            raise SpecError(
+                f"the tokens of a start must be numbered below its vocab_size, {self.vocabulary}",
+                got=max(found.values()),
+                where=path,
+            )
+        return content
 
 
 def open_start(start: str) -> Start:

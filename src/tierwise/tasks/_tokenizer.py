@@ -9,7 +9,7 @@ from tierwise._errors import InputError, SpecError, UnavailableError
 from tierwise.tasks._spec import Bert, Roberta
 from tierwise.tasks._task import Item
 
-__all__ = ["train_tokenizer", "word_piece_tokenizer"]
+__all__ = ["train_tokenizer", "vocabulary_of", "word_piece_tokenizer"]
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -61,6 +61,26 @@ def word_piece_tokenizer(pieces: Sequence[str], *, lowercase: bool) -> bytes:
         raise SpecError(f"the word pieces must hold {', '.join(_SPECIAL)}", got=f"no {missing[0]}", where="vocab.txt")
     normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
     return _to_json(_word_piece(tokenizers, vocabulary, normalizer))
+
+
+def vocabulary_of(content: bytes, where: object) -> dict[str, int]:
+    """Tokens of a tokeniser and their ids.
+
+    Args:
+        content: JSON of the ``tokenizers`` library.
+        where: What an error names.
+
+    Raises:
+        UnavailableError: The ``tokenizers`` library is not installed.
+        SpecError: It is no such JSON.
+    """
+    try:
+        found: dict[str, int] = _library().Tokenizer.from_str(content.decode()).get_vocab()
+    except UnavailableError:
+        raise
+    except Exception as error:  # the library raises bare Exception for malformed text
+        raise SpecError(f"a tokenizer must be JSON of the tokenizers library ({error})", where=where) from error
+    return found
 
 
 def _library() -> Any:

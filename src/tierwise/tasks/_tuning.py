@@ -15,6 +15,7 @@ from tierwise.measure import Progress, usable_cpus
 from tierwise.tasks._spec import Bert, Roberta, Subject, Training
 from tierwise.tasks._start import open_start, started
 from tierwise.tasks._task import Task
+from tierwise.tasks._tokenizer import vocabulary_of
 
 if TYPE_CHECKING:
     import torch
@@ -159,11 +160,9 @@ def build_student(task: Task, subject: Subject) -> nn.Module:
 
 def _check_tokens(task: Task, start: str) -> None:
     """A student's own start must number its tokens as the task does."""
-    import tokenizers
-
     own, other = (
-        tokenizers.Tokenizer.from_str(content.decode()).get_vocab()
-        for content in (task.files["tokenizer.json"], open_start(start).tokenizer())
+        vocabulary_of(content, where)
+        for content, where in ((task.files["tokenizer.json"], task.name), (open_start(start).tokenizer(), start))
     )
     if own != other:
         raise SpecError(

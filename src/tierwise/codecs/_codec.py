@@ -1,0 +1,68 @@
+"""What all codecs have in common, and the frames they travel in."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tierwise._errors import InputError
+from tierwise.codecs._frame import TAG_BYTES, Frame, check_count, read_frame
+
+__all__ = ["Codec", "decode", "encode"]
+
+_MOST_ELEMENTS: Final = 1 << 26
+
+
+class Codec(Protocol):
+    """Turns feature tensors into bytes and back; both sides hold the same tables.
+
+    Attributes:
+        tag: SHA-256 of its tables.
+    """
+
+    tag: bytes
+
+    @property
+    def NUMBER(self) -> int:  # noqa: N802 - a constant in those that have it
+        """Which codec, in frames."""
+
+    def pack(self, tensor: npt.NDArray[Any]) -> tuple[bytes, int]:
+        """Payload and flags (0 to 7) of a tensor [n, c, ...]."""
+
+    def unpack(self, payload: bytes, flags: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """The tensor of a payload; ``shape`` is that of what was packed."""
+
+
+def encode(codec: Codec, tensor: npt.NDArray[Any], channels: int | None = None) -> bytes:
+    """A tensor as a frame.
+
+    Args:
+        codec: How.
+        tensor: [n, c, ...].
+        channels: Send only so many of the channels, the first ones; None: all.
+
+    Raises:
+        InputError: The codec cannot take the tensor.
+    """
+    sent = tensor if channels is None else tensor[:, :channels]
+    payload, flags = codec.pack(sent)
+    return Frame(codec.NUMBER, codec.tag[:TAG_BYTES], sent.shape, payload, flags).encode()
+
+
+def decode(codec: Codec, content: bytes | memoryview) -> npt.NDArray[np.float32]:
+    """The tensor in a frame.
+
+    Raises:
+        InputError: Not a frame, damaged, of another codec or of other tables.
+    """
+    frame = read_frame(content)
+    if frame.codec != codec.NUMBER or frame.tag != codec.tag[:TAG_BYTES]:
+        raise InputError(
+            "a frame must come from the codec and the tables that shall read it",
+            got=f"codec {frame.codec}, tables {frame.tag.hex()}",
+            fix="Deploy both parts from one artifact",
+        )
+    check_count(frame.shape, _MOST_ELEMENTS)
+    return codec.unpack(frame.payload, frame.flags, frame.shape)

@@ -1,0 +1,132 @@
+"""Frames and the simpler codecs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tierwise._errors import ArtifactError, InputError, TierwiseError
+from tierwise.codecs import (
+    AffineCodec,
+    AffineTables,
+    Frame,
+    RawCodec,
+    calibrated,
+    decode,
+    decode_picture,
+    encode,
+    encode_picture,
+    header_bytes,
+    read_affine,
+    read_frame,
+    write_affine,
+)
+
+
+def latents(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0, 3, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "most"),
+    [((1, 24, 55, 55), 16), ((1, 512, 200, 300), 16), ((4, 3, 8, 8), 14), ((1, 16383, 16383, 16383), 16)],
+)
+def test_a_frame_adds_at_most_sixteen_bytes(shape, most):
+    content = Frame(2, b"abc", shape, b"payload", 5).encode()
+    assert len(content) - len(b"payload") <= most
+    assert read_frame(content) == Frame(2, b"abc", shape, b"payload", 5)
+
+
+def test_the_bytes_of_a_frame_never_change():
+    assert Frame(3, b"\1\2\3", (1, 300, 2), b"xy", 1).encode().hex() == "541333010203ac02027879bbee0177"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_frame_or_refused(content):
+    try:
+        read_frame(content)
+    except InputError:
+        return
+
+
+def test_every_damaged_byte_is_noticed():
+    content = encode(RawCodec(), latents(1, 2, 3))
+    for i in range(len(content)):
+        with pytest.raises(InputError):
+            decode(RawCodec(), content[:i] + bytes([content[i] ^ 0x11]) + content[i + 1 :])
+    with pytest.raises(InputError):
+        decode(RawCodec(), content[:-1])
+
+
+def test_raw_loses_nothing():
+    latent = latents(2, 3, 4, 4)
+    np.testing.assert_array_equal(decode(RawCodec(), encode(RawCodec(), latent)), latent)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_affine_loses_half_a_step_at_most_and_takes_its_bits(bits):
+    latent = latents(3, 5, 7, 3)
+    codec = AffineCodec(calibrated(latent, bits))
+    content = encode(codec, latent)
+    assert len(read_frame(content).payload) == -(-latent.size * bits // 8)
+    half = np.array(codec.tables.step).reshape(5, 1, 1) / 2
+    assert (np.abs(decode(codec, content) - latent) <= half * (1 + 1e-5)).all()
+
+
+def test_affine_keeps_to_its_range_where_a_value_does_not():
+    codec = AffineCodec(AffineTables(4, (0.0,), (1.0,)))
+    sent = np.array([[[-9.0, 3.4, 99.0, np.inf, -np.inf]]], np.float32)
+    assert decode(codec, encode(codec, sent)).ravel().tolist() == [0, 3, 15, 15, 0]
+    with pytest.raises(InputError, match="numbers"):
+        encode(codec, np.full((1, 1, 1), np.nan, np.float32))
+
+
+def test_affine_fills_channels_that_were_not_sent_with_their_low():
+    codec = AffineCodec(AffineTables(8, (0.0, -2.0), (0.1, 0.1)))
+    found = decode(codec, encode(codec, np.ones((1, 2, 3), np.float32), channels=1))
+    np.testing.assert_allclose(found[0], [[1.0] * 3, [-2.0] * 3], rtol=1e-6)
+
+
+def test_a_channel_that_never_changes_comes_back():
+    codec = AffineCodec(calibrated(np.full((2, 1, 4), 7.5, np.float32), 8))
+    assert decode(codec, encode(codec, np.full((1, 1, 4), 7.5, np.float32))).tolist() == [[[7.5] * 4]]
+
+
+def test_a_frame_of_other_tables_is_refused():
+    one, other = (AffineCodec(calibrated(latents(2, 3, 4, seed=seed), 8)) for seed in (1, 2))
+    content = encode(one, latents(1, 3, 4))
+    for codec in (other, RawCodec()):
+        with pytest.raises(InputError, match="one artifact"):
+            decode(codec, content)
+
+
+def test_a_frame_cannot_demand_memory():
+    huge = Frame(1, RawCodec().tag[:3], (1, 60000, 60000, 60000), b"").encode()
+    with pytest.raises(InputError, match="at most"):
+        decode(RawCodec(), huge)
+
+
+def test_affine_tables_survive_writing_and_wrong_ones_are_refused():
+    tables = calibrated(latents(2, 3, 4), 5)
+    assert read_affine(write_affine(tables)) == tables
+    for wrong in (AffineTables(9, (0.0,), (1.0,)), AffineTables(8, (0.0,), (0.0,)), AffineTables(8, (np.nan,), (1.0,))):
+        with pytest.raises(ArtifactError):
+            read_affine(write_affine(wrong))
+    with pytest.raises(ArtifactError):
+        read_affine(b"\x00")
+    for latent in (np.zeros((0, 3, 2)), np.full((1, 1, 1), np.inf)):
+        with pytest.raises(TierwiseError):
+            calibrated(latent, 8)
+
+
+@pytest.mark.parametrize("shape", [(32, 40, 3), (32, 40, 1)])
+def test_pictures_survive_and_headers_are_most_of_a_flat_one(shape):
+    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    assert np.array_equal(decode_picture(encode_picture(picture, "png")).reshape(shape), picture)
+    for kind in ("jpeg", "webp"):
+        content = encode_picture(picture, kind, 90)
+        assert decode_picture(content).shape[:2] == (32, 40)
+        assert 0 < header_bytes(kind, 90, *shape) < len(content)
+    with pytest.raises(InputError, match="uint8"):
+        encode_picture(picture.astype(np.float32), "png")

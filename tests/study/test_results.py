@@ -1,0 +1,85 @@
+"""Published figures follow from the published requests: what docs/results holds of each study is computed anew."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import numpy as np
+import pytest
+
+from tierwise.measure import quantile, summarise
+from tierwise.planner import Comparison, Evidence, Need
+from tierwise.study import StrategyFigures, StudyFigures, import_evidence
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+PUBLISHED = sorted(path.parent for path in RESULTS.glob("*/figures.json"))
+
+
+@pytest.fixture(params=PUBLISHED, ids=lambda folder: folder.name)
+def published(request: pytest.FixtureRequest) -> tuple[StudyFigures, Path]:
+    folder: Path = request.param
+    return msgspec.json.decode((folder / "figures.json").read_bytes(), type=StudyFigures), folder
+
+
+def evidence(folder: Path) -> Evidence:
+    return import_evidence(folder / "latency.csv", folder / "accuracy.csv")
+
+
+def test_there_are_published_studies() -> None:
+    assert PUBLISHED
+
+
+def test_every_strategy_that_was_asked_for_is_there(published: tuple[StudyFigures, Path]) -> None:
+    figures, _ = published
+    assert figures.complete
+    assert figures.environments
+    for one in figures.strategies:
+        assert one.requests > 0
+        assert figures.variants[one.variant].accuracy, one.id
+
+
+def test_percentiles_are_those_of_the_requests(published: tuple[StudyFigures, Path]) -> None:
+    figures, folder = published
+    found = evidence(folder)
+    for one in figures.strategies:
+        latencies = np.sort(found.samples[figures.task, one.id].latency_s)
+        assert len(latencies) == one.requests - one.errors
+        assert summarise(latencies) == one.latency
+        assert quantile(latencies, 0.95) == one.p95
+
+
+def test_bytes_and_accuracies_are_those_of_the_tables(published: tuple[StudyFigures, Path]) -> None:
+    figures, folder = published
+    sent: dict[str, list[int]] = {}
+    with (folder / "latency.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            sent.setdefault(f"{row['strategy']}@{row['tier']}", []).append(int(row["bytes_up"]))
+    deployments = {one.id: one for one in evidence(folder).deployments}
+    for one in figures.strategies:
+        assert median(sent[one.id]) == one.bytes_up
+        variant = figures.variants[one.variant]
+        assert deployments[one.id].accuracies == {known.metric: known.value for known in variant.accuracy}
+        assert deployments[one.id].artifact_bytes == variant.artifact_bytes
+        assert deployments[one.id].training_s == pytest.approx(variant.training_s)
+
+
+def test_comparisons_are_those_of_the_blocks(published: tuple[StudyFigures, Path]) -> None:
+    figures, folder = published
+    found = evidence(folder)
+    comparison = Comparison(found, found.subjects[0], Need())
+    assert comparison.tests == figures.tests
+    compared: list[StrategyFigures] = [one for one in figures.strategies if one.against_baseline is not None]
+    assert compared
+    for one in compared:
+        stored = one.against_baseline
+        assert stored is not None
+        again = comparison.contrast(stored.first, stored.second)
+        assert (again.ratio, again.verdict, again.p, again.delta) == (
+            stored.ratio,
+            stored.verdict,
+            stored.p,
+            stored.delta,
+        )
