@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -65,22 +65,20 @@ class Quota:
         many = InputError(f"{principal.name} may ask {self._rate_per_s:g} times a second", fix="Ask again later")
         raise RefusalError(Code.EXHAUSTED, many, retry_after_s=wait_s)
 
-    @contextmanager
-    def held(self, principal: Principal) -> Iterator[None]:
+    def held(self, principal: Principal) -> AbstractContextManager[None]:
         """A request is under way while the block runs.
 
         Raises:
             RefusalError: EXHAUSTED: as many of this principal's are already.
         """
-        if self._concurrent is None:
-            yield
-            return
+        return nullcontext() if self._concurrent is None else self._held(principal, self._concurrent)
+
+    @contextmanager
+    def _held(self, principal: Principal, most: int) -> Iterator[None]:
         with self._lock:
             use = self._use(principal.name)
-            if use.inside >= self._concurrent:
-                many = InputError(
-                    f"{principal.name} may have {self._concurrent} requests under way", fix="Ask again later"
-                )
+            if use.inside >= most:
+                many = InputError(f"{principal.name} may have {most} requests under way", fix="Ask again later")
                 raise RefusalError(Code.EXHAUSTED, many, retry_after_s=1.0)
             use.inside += 1
         try:

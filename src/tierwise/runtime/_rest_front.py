@@ -34,7 +34,7 @@ from tierwise.wire import (
     write_parameters,
 )
 
-__all__ = ["rest_app"]
+__all__ = ["metrics_app", "rest_app"]
 
 _STATUS: Final = {
     Code.INVALID: 400,
@@ -43,6 +43,7 @@ _STATUS: Final = {
     Code.UNAUTHENTICATED: 401,
     Code.FORBIDDEN: 403,
     Code.TOO_LARGE: 413,
+    Code.FULL: 507,
     Code.EXHAUSTED: 503,
     Code.TOO_LATE: 504,
     Code.UNAVAILABLE: 503,
@@ -83,6 +84,17 @@ def rest_app(desk: Desk) -> Starlette:
     )
     routes = [Route(path, front.guarded(method, answer), methods=[verb]) for path, verb, method, answer in table]
     return Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
+
+
+def metrics_app(desk: Desk) -> Starlette:
+    """``/metrics`` alone, as an ASGI application; under the rules of the other paths.
+
+    Args:
+        desk: Who answers.
+    """
+    front = _RestFront(desk)
+    route = Route("/metrics", front.guarded("statistics", front.metrics), methods=["GET"])
+    return Starlette(routes=[route], exception_handlers={HTTPException: _not_here})
 
 
 @final

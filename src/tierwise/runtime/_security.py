@@ -62,7 +62,7 @@ class NodeLimits(Spec, frozen=True, kw_only=True):
     """How much strangers may take.
 
     Attributes:
-        push_bytes: Largest message that loads a model.
+        push_bytes: Largest message that loads a model; gRPC itself takes none beyond 2 GiB.
         models: Models that may be served at once, versions counted.
         repository_bytes: Bytes of all artifacts in the repository; None: what the disk holds.
         connections: Connections at once, for gRPC and REST each.
@@ -70,7 +70,6 @@ class NodeLimits(Spec, frozen=True, kw_only=True):
             a client certificate, or the host of those who show neither.
         rate_per_s: Requests of one principal per second, on average; None: not limited.
         rate_burst: Requests it may ask at once after a rest.
-        allocation_bytes: Largest tensor that a model's graph may ask for where the graph itself says how large.
         memory_bytes: Memory the process may allocate (RLIMIT_DATA: threads' stacks count); None: what the machine has.
             Beyond it, requests and loads fail instead of the machine.
         tensors: What one message may hold.
@@ -84,7 +83,6 @@ class NodeLimits(Spec, frozen=True, kw_only=True):
     concurrent: Positive | None = None
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     rate_burst: Positive = 20
-    allocation_bytes: Positive = 2 << 30
     memory_bytes: Annotated[int, msgspec.Meta(ge=256 << 20)] | None = None
     tensors: TensorLimits = TensorLimits()
     inputs: InputLimits = InputLimits()
