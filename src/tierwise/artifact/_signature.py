@@ -166,7 +166,7 @@ def verify(artifact: Artifact, trusted: Sequence[TrustedKey]) -> TrustedKey:
         f"the artifact must be signed, as it is, by one of the {len(trusted)} trusted keys",
         got="no signature" if not signatures else f"signatures by {', '.join(s.key for s in signatures)}",
         where=artifact.directory,
-        fix="Sign it (tierwise sign DIRECTORY --key KEY) and let the node trust that key's public half",
+        fix="Sign it (tierwise artifact sign DIRECTORY --key KEY) and let the node trust that key's public half",
     )
 
 
@@ -213,7 +213,7 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
         raise InputError(
             f"the file must be a private key, PEM and not encrypted ({error})",
             where=path,
-            fix="Make one: tierwise keys new FILE",
+            fix="Make one: tierwise artifact keygen FILE",
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError("the key must be an Ed25519 private key", got=type(key).__name__, where=path)

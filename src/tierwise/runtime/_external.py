@@ -59,7 +59,7 @@ def check_contents(artifact: Artifact, file: str) -> None:
     if foreign:
         raise ArtifactError(
             "operators must be ONNX Runtime's own: a node loads no libraries of others",
-            got=repr(foreign[0]),
+            got=f"the domain {foreign[0][:200]!r}",
             where=path,
         )
     for location in texts["location"]:

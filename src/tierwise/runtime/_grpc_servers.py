@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, final
@@ -13,7 +12,7 @@ from tierwise._errors import UnavailableError
 from tierwise.runtime._desk import Desk
 from tierwise.runtime._grpc_front import GrpcFront
 from tierwise.runtime._spec import NodeSpec
-from tierwise.wire import CHANNEL_OPTIONS, server_tls
+from tierwise.wire import CHANNEL_OPTIONS, is_local, server_tls
 
 __all__ = ["GrpcServers"]
 
@@ -56,7 +55,7 @@ class GrpcServers:
         self._servers: dict[int, grpc.Server] = {}
         self.addresses = []
         for address in spec.listen:
-            most_bytes = min(large if known or _is_local(address) else small, _LARGEST_BYTES)
+            most_bytes = min(large if known or is_local(address) else small, _LARGEST_BYTES)
             if most_bytes not in self._servers:
                 server = grpc.server(pool, options=_options(most_bytes, spec.limits.connections))
                 server.add_generic_rpc_handlers((front.routes(), front.own_routes()))
@@ -97,13 +96,3 @@ def _options(most_bytes: int, connections: int) -> tuple[tuple[str, int], ...]:
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
     )
-
-
-def _is_local(address: str) -> bool:
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

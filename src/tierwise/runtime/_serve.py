@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import final
 
@@ -17,6 +17,7 @@ from tierwise import __version__
 from tierwise._clock import SystemClock
 from tierwise._errors import SpecError
 from tierwise.artifact import Artifact, trusted_keys, verify
+from tierwise.runtime._dangers import cautions
 from tierwise.runtime._desk import Desk
 from tierwise.runtime._executor import default_threads
 from tierwise.runtime._grpc_servers import GrpcServers
@@ -58,16 +59,17 @@ def serve(spec: NodeSpec) -> None:
     # Told to stop before it serves, a node stops as soon as it does.
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with (
-            _repository_folder(spec) as folder,
-            _Forwards(spec.security) as forwards,
-            _observed(spec) as (observer, log),
-        ):
+        with ExitStack() as stack:
+            folder = stack.enter_context(_repository_folder(spec))
+            forwards = stack.enter_context(_Forwards(spec.security))
+            observer, log = stack.enter_context(_observed(spec))
             front, desk, addresses = _start(spec, folder, forwards, observer, log)
             with _rest(spec, desk) as urls, _metrics(spec, desk, log):
                 addresses += urls
                 print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
                 log.info("ready", addresses=", ".join(addresses), version=__version__)
+                for caution in cautions(spec):
+                    log.warning(caution)
                 stopped.wait()
                 log.info("draining")
                 # Requests under way get their time; those that wait for a node above are then cut off with its client.

@@ -15,6 +15,7 @@ from tierwise.wire._credentials import (
     Credentials,
     Keyring,
     find_credentials,
+    is_local,
     load_keyring,
 )
 from tierwise.wire._frames import Field, message_fields
@@ -78,6 +79,7 @@ __all__ = [
     "from_typed",
     "infer_request",
     "infer_response",
+    "is_local",
     "load_keyring",
     "message_fields",
     "new_token",

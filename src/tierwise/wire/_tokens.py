@@ -102,7 +102,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
         raise SpecError(
             f"the file of tokens must be readable ({error.strerror})",
             where=path,
-            fix="Make it with: tierwise token new --scope infer --tokens FILE",
+            fix="Make it with: tierwise token new NAME --tokens FILE",
         ) from error
     except msgspec.DecodeError as error:
         raise SpecError(f"the file must hold tokens ({error})", where=path) from error
