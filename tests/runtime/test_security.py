@@ -15,7 +15,7 @@ import pytest
 
 from tierwise._errors import RemoteError
 from tierwise.artifact import Artifact, new_signing_key, open_artifact, read_files, sign, write_artifact
-from tierwise.runtime import PROBE
+from tierwise.runtime import PROBE, AdaptivePipeline, load_paths
 from tierwise.wire import ClientTls, Credentials, InferenceClient, new_token, revoke_token, status_of
 
 Start = Callable[..., Any]
@@ -257,6 +257,18 @@ def test_a_hop_to_the_next_node_is_secured_as_the_keyring_says(
         assert client.infer("hop", inputs).outputs["y"].shape == (2, 3)
         with pytest.raises(RemoteError, match="this node's configuration allows"):
             client.load("far", b'{"segments": [0, 1], "forward": "10.0.0.1:22"}', read_files(chain))
+
+
+def test_paths_name_their_keyring(guarded: Any, certificates: Any, tokens: Path, tmp_path: Path) -> None:
+    (tmp_path / "keyring.toml").write_text(
+        f'[[node]]\ntoken_file = "{tokens / "infer"}"\n[node.tls]\nauthority = "{certificates.file("ca.pem")}"\n'
+    )
+    (tmp_path / "paths.toml").write_text(
+        f'credentials = "keyring.toml"\nrefresh_s = 0.0\n[[paths]]\nname = "up"\naccuracy_frac = 1.0\n'
+        f'node = "{guarded.tcp}"\nmodel = "{PROBE}"\nlink = "l"\nover_link = true\n'
+    )
+    with AdaptivePipeline(load_paths(tmp_path / "paths.toml")) as pipeline:
+        assert "wall_ns" in pipeline.infer(WORK, 20.0).outputs
 
 
 def test_only_what_a_trusted_key_signed_is_served_also_after_a_start(

@@ -41,6 +41,7 @@ def command(
     from tierwise._errors import InputError
     from tierwise.console import ConsoleSpec, serve_console
     from tierwise.topology import load
+    from tierwise.wire import is_local
 
     if bool(nodes) == bool(topology):
         raise InputError("either --node or --topology must be given")
@@ -55,4 +56,6 @@ def command(
         spec = convert(asked, ConsoleSpec, where="tierwise console")
     else:
         spec = ConsoleSpec.of_topology(load(topology), clients=clients, listen=listen, hosts=hosts, every_s=every)
+    if not is_local(listen):
+        click.echo(f"tierwise: caution: {listen}: whoever reaches this address can read the page", err=True)
     serve_console(spec)

@@ -69,7 +69,7 @@ def serve(spec: NodeSpec) -> None:
                 print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
                 log.info("ready", addresses=", ".join(addresses), version=__version__)
                 for caution in cautions(spec):
-                    log.warning(caution)
+                    log.warning("caution", text=caution)
                 stopped.wait()
                 log.info("draining")
                 # Requests under way get their time; those that wait for a node above are then cut off with its client.
