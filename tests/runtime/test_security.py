@@ -29,7 +29,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``tokens.json`` and the tokens it knows: ``infer``, ``admin``."""
     folder = tmp_path_factory.mktemp("tokens")
     for scope in ("infer", "admin"):
-        (folder / scope).write_text(new_token(folder / "tokens.json", f"the-{scope}", scope))  # type: ignore[arg-type]
+        (folder / scope).write_text(new_token(folder / "tokens.json", f"the-{scope}", scope))
     (folder / "wrong").write_text("tw_" + "x" * 43)
     return folder
 
@@ -142,7 +142,8 @@ def test_a_token_to_infer_changes_nothing_and_one_of_an_admin_does(
     with client_of(guarded, certificates, tokens / "infer") as client:
         client.infer(PROBE, WORK)
         assert "tierwise_" in client.metrics()
-        for call in (lambda: client.load("m", files=files), lambda: client.unload("m")):
+        refused: list[Callable[[], None]] = [lambda: client.load("m", files=files), lambda: client.unload("m")]
+        for call in refused:
             with pytest.raises(
                 RemoteError, match=r"only by who may administer .* Use a token of scope admin"
             ) as caught:

@@ -131,12 +131,16 @@ class Desk:
         model: Served | Probe | None = None
         try:
             self._check_size(call.size_bytes)
-            with self._guard.held(call.principal), self._inside_while(self.spec.max_waiting):
-                visit = self._visit(call)
-                model = self._repository.model(call.model, call.version)
-                answer = model.answer(call, visit)
-                with visit.encoding():
-                    body = call.encode(answer)
+            self._enter(self.spec.max_waiting)
+            try:
+                with self._guard.held(call.principal):
+                    visit = self._visit(call)
+                    model = self._repository.model(call.model, call.version)
+                    answer = model.answer(call, visit)
+                    with visit.encoding():
+                        body = call.encode(answer)
+            finally:
+                self._leave()
         except Exception as error:
             refusal, took_ns = self.refusal(error), self.clock.now_ns() - call.received_ns
             if model is not None:
@@ -188,14 +192,6 @@ class Desk:
                 f"a request must have at most {most_bytes:,} bytes", got=f"{size_bytes:,}", fix="Send fewer items"
             )
             raise RefusalError(Code.TOO_LARGE, large)
-
-    @contextmanager
-    def _inside_while(self, most: float) -> Iterator[None]:
-        self._enter(most)
-        try:
-            yield
-        finally:
-            self._leave()
 
     def _enter(self, most: float) -> None:
         with self._door:
@@ -280,9 +276,12 @@ class Desk:
         """
         with self.refusals():
             started_ns = self.clock.now_ns()
-            with self._inside_while(math.inf):
+            self._enter(math.inf)
+            try:
                 before = self._repository.versions(name)
                 version = self._repository.load(name, Share() if config is None else _share(config), files)
+            finally:
+                self._leave()
             _give_memory_back()
             self._observer.loaded(name, version, (self.clock.now_ns() - started_ns) / 1e9)
             for old in sorted({*before} - {*self._repository.versions(name)}):

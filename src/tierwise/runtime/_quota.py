@@ -18,6 +18,7 @@ __all__ = ["Quota"]
 
 # Principals remembered; strangers have as many addresses as they like, and their number must not cost memory.
 _MOST_KNOWN: Final = 4096
+_ANY: Final = nullcontext()
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Quota:
         Raises:
             RefusalError: EXHAUSTED: as many of this principal's are already.
         """
-        return nullcontext() if self._concurrent is None else self._held(principal, self._concurrent)
+        return _ANY if self._concurrent is None else self._held(principal, self._concurrent)
 
     @contextmanager
     def _held(self, principal: Principal, most: int) -> Iterator[None]:

@@ -35,6 +35,7 @@ _NEEDS: Final[dict[Method, Right]] = {
     "load": "admin",
     "unload": "admin",
 }
+_LOCAL: Final = Principal("local")
 _RANK: Final[dict[Right, int]] = {"none": 0, "infer": 1, "admin": 2}
 
 
@@ -101,7 +102,7 @@ class Warden:
             admin = not self._admins.isdisjoint(peer.certificate_names)
             return Principal(f"certificate {peer.certificate_names[0][:100]}"), "admin" if admin else "infer"
         if peer.loopback and not peer.web and self._spec.local == "trusted":
-            return Principal("local"), "admin"
+            return _LOCAL, "admin"
         return Principal(_host(peer.address)), self._strangers
 
     def _refused(self, right: Right, needed: Right) -> RefusalError:
