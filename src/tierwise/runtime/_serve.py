@@ -26,6 +26,7 @@ from tierwise.runtime._log import EventLog, open_log
 from tierwise.runtime._metrics import NodeMetrics
 from tierwise.runtime._node_observer import NodeObserver
 from tierwise.runtime._observer import Observer
+from tierwise.runtime._open_files import allow_open_files
 from tierwise.runtime._probe import PROBE, Probe
 from tierwise.runtime._repository import Repository
 from tierwise.runtime._security import SecuritySpec
@@ -54,6 +55,7 @@ def serve(spec: NodeSpec) -> None:
     """
     stopped = threading.Event()
     _bound_memory(spec.limits.memory_bytes)
+    allow_open_files()
     import onnxruntime  # noqa: F401 - now rather than inside the first model's cold start
 
     # Told to stop before it serves, a node stops as soon as it does.

@@ -8,7 +8,7 @@ from typing import Final, final
 import grpc
 
 from tierwise._errors import InputError, RemoteError, SpecError
-from tierwise.artifact import PAYLOAD_INPUT, Artifact, ImageInput, InputLimits, Preprocessor, TensorInput, TensorSpec
+from tierwise.artifact import Artifact, InputLimits, Preprocessor, request_tensors
 from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
@@ -201,7 +201,7 @@ class Served:
     def metadata(self, tier: str) -> ModelMetadata:
         """What a client may send and gets, and figures about loading as properties."""
         manifest, executor = self.artifact.manifest, self._executor
-        inputs = _client_inputs(self.artifact) if self._first == 0 else tensors_at(self.artifact, self._first)
+        inputs = request_tensors(manifest.input) if self._first == 0 else tensors_at(self.artifact, self._first)
         properties = {
             "tierwise.tier": tier,
             "tierwise.digest": self.artifact.digest,
@@ -224,16 +224,6 @@ class Served:
             outputs=manifest.outputs,
             properties=properties,
         )
-
-
-def _client_inputs(artifact: Artifact) -> tuple[TensorSpec, ...]:
-    encoding = artifact.manifest.input
-    if isinstance(encoding, TensorInput):
-        return encoding.tensors
-    if isinstance(encoding, ImageInput) and encoding.encoding == "uint8":
-        return (TensorSpec(name=PAYLOAD_INPUT, dtype="UINT8", shape=(-1, -1, -1, encoding.channels)),)
-    columns = 1 if isinstance(encoding, ImageInput) else 1 + encoding.pair
-    return (TensorSpec(name=PAYLOAD_INPUT, dtype="BYTES", shape=(-1, columns)),)
 
 
 def _stage(first: int, last: int, count: int) -> str:
