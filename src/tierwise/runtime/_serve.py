@@ -41,8 +41,9 @@ __all__ = ["serve"]
 
 # Threads beside those that requests for inference may take up, so that liveness is answered and models are loaded.
 _SPARE_THREADS = 16
-# For answers that are made but not yet sent.
+# For answers that are made but not yet sent, and for gRPC to cut off the calls that are still there then.
 _LAST_S = 0.5
+_CUT_S = 2.0
 _METRICS_CONNECTIONS = 16
 
 
@@ -50,6 +51,10 @@ def serve(spec: NodeSpec) -> None:
     """Serve on the given addresses until SIGTERM or SIGINT; must be called from the main thread.
 
     Prints ``tierwise node TIER ready on ADDRESS[, ADDRESS]`` when it serves, with the real ports.
+
+    Returns soon after ``spec.grace_s``, also where a model still computes: nothing interrupts native code, so its
+    thread runs on until it is done or the process ends. Nobody hears of what it makes, and nothing on disk waits for
+    it.
 
     Raises:
         UnavailableError: An address cannot be listened on.
@@ -83,7 +88,7 @@ def serve(spec: NodeSpec) -> None:
             ended = front.stop(_LAST_S)
             forwards.close()
             for event in ended:
-                event.wait()
+                event.wait(_LAST_S + _CUT_S)
             desk.close()
     finally:
         for number, handler in before.items():
