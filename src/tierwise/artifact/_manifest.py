@@ -11,6 +11,7 @@ from tierwise._config import Spec
 __all__ = [
     "FORMAT",
     "Accuracy",
+    "Boundary",
     "Coverage",
     "Exit",
     "FileEntry",
@@ -19,6 +20,7 @@ __all__ = [
     "Manifest",
     "NodeAudit",
     "Provenance",
+    "Rate",
     "Segment",
     "TensorInput",
     "TensorSpec",
@@ -123,6 +125,40 @@ class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):
     left_frac: float | None = None
 
 
+class Rate(Spec, frozen=True, kw_only=True):
+    """One way to send a latent: what it costs and what is left of the metric.
+
+    Attributes:
+        channels: Channels sent, the first ones.
+        item_bytes: Mean size of the frame of one item, on the validation split.
+        metric: Name of the metric.
+        value: Its value on the validation split, from what arrived.
+    """
+
+    channels: Annotated[int, msgspec.Meta(gt=0)]
+    item_bytes: Annotated[float, msgspec.Meta(gt=0)]
+    metric: str
+    value: float
+
+
+class Boundary(Spec, frozen=True, kw_only=True):
+    """How a tensor is coded on its way to the next segment (`tierwise.codecs`).
+
+    Attributes:
+        tensor: Output of the segment, FP32 [-1, channels, ...].
+        codec: ``raw``, ``affine`` or ``prior``.
+        tables: File of the codec's tables inside the artifact.
+        rates: What may be sent, all channels last.
+        encoder_bits: Of all parameters of the segment.
+    """
+
+    tensor: str
+    codec: Literal["raw", "affine", "prior"]
+    tables: str
+    rates: Annotated[tuple[Rate, ...], msgspec.Meta(min_length=1)]
+    encoder_bits: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """One ONNX file of the chain, run on one tier.
 
@@ -132,6 +168,7 @@ class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
         outputs: Tensors it makes.
         macs: Multiply-accumulates of one item, from the graph.
         exit: Where items may leave before the next segment; None where all go on.
+        boundary: How an output is coded when the next segment runs on another node; None where it crosses as it is.
     """
 
     file: str
@@ -139,6 +176,7 @@ class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
     outputs: tuple[TensorSpec, ...]
     macs: int
     exit: Exit | None = None
+    boundary: Boundary | None = None
 
 
 class Accuracy(Spec, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from tierwise.operators._bottleneck import Bottleneck, bottleneck, resolve_bottleneck
 from tierwise.operators._distill import Distill, distill, resolve_distill
 from tierwise.operators._early_exit import EarlyExit, early_exit, resolve_early_exit
 from tierwise.operators._identity import Identity, identity
@@ -30,6 +31,8 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
             return prune(spec, work, context)
         case Distill():
             return distill(spec, work, context)
+        case Bottleneck():
+            return bottleneck(spec, work, context)
         case StaticPTQ():
             return static_ptq(spec, work, context)
         case EarlyExit():
@@ -53,6 +56,8 @@ def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
             return resolve_prune(spec, work, context)
         case Distill():
             return resolve_distill(spec, work)
+        case Bottleneck():
+            return resolve_bottleneck(spec, work, context)
         case StaticPTQ():
             return resolve_static_ptq(spec)
         case EarlyExit():

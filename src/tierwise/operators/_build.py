@@ -16,6 +16,7 @@ from tierwise.capture import export, load_onnx, read_graph
 from tierwise.measure import Progress, Silent
 from tierwise.operators._apply import apply, resolve
 from tierwise.operators._coverage import audit_coverage
+from tierwise.operators._crossing import TABLES, to_boundary
 from tierwise.operators._exit import exit_names
 from tierwise.operators._spec import OperatorSpec, chain_text, check_chain
 from tierwise.operators._store import address, load_stage, save_stage, scratch, sweep, versions
@@ -116,6 +117,7 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
             outputs=tuple(graph.tensors[name].spec for name in graph.outputs),
             macs=graph.macs,
             exit=_exit(work, position),
+            boundary=to_boundary(work.crossing, work.segments[0]) if work.crossing and position == 0 else None,
         )
         for position, (file, graph) in enumerate(zip(parts, graphs, strict=True))
     )
@@ -141,6 +143,8 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
     )
     files: dict[str, bytes | Path] = {file: part.SerializeToString() for file, part in parts.items()}
     files.update(task.files)
+    if work.crossing is not None:
+        files[TABLES] = work.crossing.tables
     try:
         return write_artifact(directory, manifest, files)
     except ArtifactError:

@@ -15,6 +15,7 @@ from tierwise.artifact import Artifact, Exit, Segment, TensorSpec
 from tierwise.measure import usable_cpus
 from tierwise.runtime._external import check_external_files
 from tierwise.runtime._passage import Passage, leaving, merge, rows_of
+from tierwise.runtime._seal import seal_at
 from tierwise.wire import dtype_name
 
 __all__ = ["Executor", "default_threads", "tensors_at"]
@@ -77,6 +78,8 @@ class Executor:
             (segment, _session(ort, artifact, segment, self.threads))
             for segment in artifact.manifest.segments[first:last]
         ]
+        # Between segments of this process a latent passes its codec too, so that placement changes no answer.
+        self._seals = [seal_at(artifact, border) for border in range(first + 1, last)] + [None]
         self.load_s = time.perf_counter() - started_s
         self.first_run_s: float | None = None
 
@@ -122,10 +125,12 @@ class Executor:
         started_s = time.perf_counter()
         known = _checked(self.inputs, tensors)
         gone: _Gone | None = None
-        for segment, session in self._steps:
+        for (segment, session), seal in zip(self._steps, self._seals, strict=True):
             fed = {spec.name: known[spec.name] for spec in segment.inputs}
             names = [spec.name for spec in segment.outputs]
             known.update(zip(names, _run(session, names, fed, segment.file), strict=True))
+            if seal is not None:
+                known = seal.through(known)
             if segment.exit is None or not exits:
                 continue
             leave = leaving(segment.exit, known)

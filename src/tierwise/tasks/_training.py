@@ -25,7 +25,16 @@ from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
 from tierwise.tasks._spec import Training
 from tierwise.tasks._task import Split, Task, score
 
-__all__ = ["Objective", "bfloat16_is_fast", "cross_entropy", "forward", "run_training", "threads_set", "trained"]
+__all__ = [
+    "Objective",
+    "Schedule",
+    "bfloat16_is_fast",
+    "cross_entropy",
+    "forward",
+    "run_training",
+    "threads_set",
+    "trained",
+]
 
 _KEEP_BYTES = 1 << 30
 """A split whose tensors fit into this is preprocessed once; a larger one batch by batch."""
@@ -40,6 +49,9 @@ Batch = dict[str, torch.Tensor]
 
 Objective = Callable[[nn.Module, Batch, torch.Tensor], torch.Tensor]
 """Gives the loss of a model on a batch and its labels. One that is a torch module itself is trained along."""
+
+Schedule = Callable[[int, int], float]
+"""Share of the peak learning rate at a step, counted from 0, of so many."""
 
 
 def trained(
@@ -96,6 +108,8 @@ def run_training(
     before_epoch: Callable[[int, nn.Module], None] | None = None,
     title: str | None = None,
     stop_after: int | None = None,
+    schedule: Schedule | None = None,
+    keep_last: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train ``module`` from the weights it has; see `tierwise.tasks.fine_tune`."""
     with torch.random.fork_rng(devices=[]), threads_set(threads):
@@ -103,6 +117,7 @@ def run_training(
         if finished is None:
             pair = _Pair(module, cross_entropy if objective is None else objective)
             run = _Run(pair, task, spec, seed=seed, progress=progress, title=title or f"train {task.name}")
+            run.schedule, run.keep_last = schedule or _schedule, keep_last
             finished = run.to_the_end(folder / "training.safetensors", before_epoch, stop_after)
             save_weights(folder / "weights.safetensors", *finished)
             (folder / "training.safetensors").unlink(missing_ok=True)
@@ -190,6 +205,8 @@ class _Run:
     def __init__(self, pair: _Pair, task: Task, spec: Training, *, seed: int, progress: Progress, title: str) -> None:
         self._module, self._task, self._spec, self._seed, self._progress = pair, task, spec, seed, progress
         self._title = title
+        self.schedule: Schedule = _schedule
+        self.keep_last = False
         self._bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_is_fast())
         self._feed = _Feed(task, task.splits["train"])
         self._check = _Feed(task, task.splits["validation"])
@@ -216,7 +233,7 @@ class _Run:
                     before_epoch(epoch, module.model)
                 self._epoch(epoch, optimiser, advance)
                 value = self._validate()
-                better = not state.history or value > max(state.history)
+                better = self.keep_last or not state.history or value > max(state.history)
                 weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
                 moments = {int(i): dict(entries) for i, entries in optimiser.state_dict()["state"].items()}
                 best = weights if better else state.best
@@ -262,7 +279,7 @@ class _Run:
             if len(labels) == 1 and self._epoch_steps > 1:
                 advance(1)  # a batch norm cannot learn from one item
                 continue
-            rate = spec.learning_rate * _schedule(epoch * self._epoch_steps + step, spec.epochs * self._epoch_steps)
+            rate = spec.learning_rate * self.schedule(epoch * self._epoch_steps + step, spec.epochs * self._epoch_steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             moved = {name: _augmented(tensor, spec, noise) for name, tensor in batch.items()}

@@ -56,6 +56,8 @@ def fine_tune(
     before_epoch: Callable[[int, nn.Module], None] | None = None,
     title: str | None = None,
     threads: int | None = None,
+    schedule: Callable[[int, int], float] | None = None,
+    keep_last: bool = False,
 ) -> Tuned:
     """Train ``module`` on from its weights with the loop of the built-in subjects.
 
@@ -76,6 +78,8 @@ def fine_tune(
             must follow from the number alone.
         title: What the progress calls it.
         threads: Threads of torch; None lets the size of the task decide.
+        schedule: Share of the learning rate at a step, counted from 0, of so many; None is the loop's own.
+        keep_last: Keep the last epoch instead of the best, for losses that the metric does not show.
     """
     from tierwise.tasks._training import run_training
 
@@ -92,6 +96,8 @@ def fine_tune(
         objective=objective,
         before_epoch=before_epoch,
         title=title,
+        schedule=schedule,
+        keep_last=keep_last,
     )
     return Tuned(trained, tuple(remarks["history"]), remarks["seconds"])
 
