@@ -14,7 +14,6 @@ import pytest
 from tierwise._errors import ArtifactError, InputError, RemoteError
 from tierwise.artifact import Artifact, Boundary, Rate, TensorInput, open_artifact
 from tierwise.codecs import (
-    TOTAL,
     AffineCodec,
     AffineTables,
     ChannelTable,
@@ -42,7 +41,7 @@ def coded(directory: Path, make: Callable[..., Artifact], tables: bytes, codec: 
     boundary = Boundary(tensor="h", codec=codec, tables="t.bin", rates=RATES, encoder_bits=768)  # type: ignore[arg-type]
     (content, first), *rest = chain_parts(scale)
     parts = [(content, msgspec.structs.replace(first, boundary=boundary)), *rest]
-    return make(directory, parts, TensorInput(tensors=(X, BIAS)), (Y,), {"t.bin": tables})
+    return make(directory, parts, TensorInput(tensors=(X, BIAS)), (Y,), **{"t.bin": tables})
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +157,7 @@ def test_what_is_no_frame_is_refused(affine: Artifact) -> None:
 def test_a_prior_travels_with_the_artifact(
     nodes: list[Any], tmp_path: Path, make: Callable[..., Artifact], inputs: Inputs
 ) -> None:
-    table = ChannelTable(0.0, 0, (TOTAL // 2, TOTAL // 4, TOTAL // 4))
+    table = ChannelTable(0.0, 0, (1 << 15, 1 << 14, 1 << 14))
     artifact = coded(tmp_path / "a", make, write_prior(PriorTables((table,) * 6)), "prior")
     expected = Executor(artifact).run(inputs)["y"]
     with split(nodes, "prior", artifact) as pipeline:
