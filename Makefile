@@ -25,7 +25,7 @@ $(VENV)/.study: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[study,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[study,dev,mlflow,otel,ray]'
 	@touch $@ $(VENV)/.study
 
 study: $(VENV)/.study

@@ -24,8 +24,7 @@ def build(name: str):
     """The module and an example of its inputs."""
     import torch
 
-    from tierwise.tasks import Bert, FullSize, Roberta
-    from tierwise.tasks._subject import build_subject
+    from tierwise.tasks import Bert, FullSize, Roberta, build_subject
 
     torch.manual_seed(0)
     if name.endswith("-base"):

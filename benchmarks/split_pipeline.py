@@ -53,8 +53,7 @@ def resnet20(folder: Path) -> Artifact:
     import torch
 
     from tierwise.capture import cut_points, export, read_graph, split
-    from tierwise.tasks import ResNet
-    from tierwise.tasks._subject import build_subject
+    from tierwise.tasks import ResNet, build_subject
 
     torch.manual_seed(0)
     module = build_subject(ResNet(depth=20), classes=10).eval()

@@ -21,7 +21,7 @@ import onnxruntime as ort
 
 from tierwise.artifact import Artifact, ImageInput
 from tierwise.operators import Identity, OperatorSpec, StaticPTQ, build
-from tierwise.tasks import FullSize, Split, Task
+from tierwise.tasks import FullSize, Split, Task, build_subject
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 VARIANTS: dict[str, OperatorSpec] = {
@@ -41,8 +41,6 @@ def resnet18() -> Task:
 
     def model(progress: object):
         import torch
-
-        from tierwise.tasks._subject import build_subject
 
         torch.manual_seed(0)
         return build_subject(FullSize(architecture="resnet18"), classes=1000).eval()

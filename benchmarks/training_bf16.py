@@ -22,8 +22,7 @@ import torch
 from torch import nn
 
 from tierwise.measure import Samples, block, bootstrap, read_environment
-from tierwise.tasks import Bert, ResNet, Subject
-from tierwise.tasks._subject import build_subject
+from tierwise.tasks import Bert, ResNet, Subject, build_subject
 from tierwise.tasks._training import bfloat16_is_fast, cross_entropy, threads_set
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--height", type=int, default=2300, help="pixels from the top")
+    parser.add_argument("--height", type=int, default=2190, help="pixels from the top")
     arguments = parser.parse_args()
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:

@@ -21,7 +21,6 @@ import random
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -35,90 +34,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import psutil
-from onnx import TensorProto, helper, numpy_helper
+from parts import RESULTS, Node, given, variant
 
-from tierwise.artifact import (
-    Artifact,
-    Manifest,
-    Provenance,
-    Segment,
-    TensorInput,
-    TensorSpec,
-    read_files,
-    write_artifact,
-)
 from tierwise.measure import read_environment, summarise
 from tierwise.runtime import AdaptivePipeline, BreakerSpec, Executor, Paths, PathSpec, Placed, Share, deploy
 from tierwise.testbed import LinkMeans, Network, ProxyMeans, Spawner, TunMeans
 from tierwise.topology import Link, Tier, Topology
-from tierwise.wire import InferenceClient
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 THREADS, INPUTS, DEADLINE_S = 4, 16, 0.25
 # Five seconds for TCP, the breaker's longest wait and a fifth, a deadline, the dwell time.
 RETURN_S = 6.7
 BREAKER = BreakerSpec(failures=3, first_wait_s=0.2, longest_wait_s=1.0)
-
-
-def spec(name: str, *shape: int) -> TensorSpec:
-    return TensorSpec(name=name, dtype="FP32", shape=(-1, *shape))
-
-
-def network_part(given: TensorSpec, made: TensorSpec, nodes: list[Any], weights: dict[str, Any]) -> bytes:
-    infos = [helper.make_tensor_value_info(s.name, TensorProto.FLOAT, ["n", *s.shape[1:]]) for s in (given, made)]
-    constants = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in weights.items()]
-    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-
-
-def variant(folder: Path, name: str, channels: int, seed: int, *, cut: bool) -> Artifact:
-    """Conv 8x8 / 8, relu | mean, linear: one segment or two."""
-    rng = np.random.default_rng(seed)
-    x, h, y = spec("x", 3, 64, 64), spec("h", channels, 8, 8), spec("y", 10)
-    first = [helper.make_node("Conv", ["x", "k"], ["c"], strides=[8, 8]), helper.make_node("Relu", ["c"], ["h"])]
-    second = [
-        helper.make_node("GlobalAveragePool", ["h"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("MatMul", ["f", "w"], ["y"]),
-    ]
-    k, w = {"k": rng.normal(size=(channels, 3, 8, 8))}, {"w": rng.normal(size=(channels, 10))}
-    parts = [(x, h, first, k), (h, y, second, w)] if cut else [(x, y, first + second, k | w)]
-    files = {f"{i}.onnx": network_part(*part) for i, part in enumerate(parts)}
-    segments = tuple(
-        Segment(file=f"{i}.onnx", inputs=(given,), outputs=(made,), macs=0)
-        for i, (given, made, _, _) in enumerate(parts)
-    )
-    provenance = Provenance(task="", task_fingerprint="", chain="identity", specs=(), versions={})
-    manifest = Manifest(
-        name=name, input=TensorInput(tensors=(x,)), outputs=(y,), segments=segments, files=(), provenance=provenance
-    )
-    return write_artifact(folder / name, manifest, files)
-
-
-@dataclass
-class Node:
-    """A node process that can be killed and started again on the same port."""
-
-    tier: str
-    command: list[str]
-    process: subprocess.Popen[str] | None = None
-    tcp: str = ""
-
-    def start(self) -> None:
-        """Start it, on the port it had."""
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.tcp = self.process.stdout.readline().split(" ready on ")[1].split(",")[0]
-        port = self.tcp.rpartition(":")[2]
-        self.command = [word[: -len(":0")] + f":{port}" if word.endswith(":0") else word for word in self.command]
-
-    def kill(self) -> None:
-        """End it without a word."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @dataclass
@@ -128,15 +54,8 @@ class Rig:
     paths: Paths
     network: Network
     above: Node
-    restore: Callable[[], None]
     inputs: list[dict[str, Any]]
     expected: dict[str, list[Any]]
-
-
-def node(folder: Path, tier: str, network: Network) -> Node:
-    words = ["node", "--listen", f"{network.listen_host(tier)}:0", "--listen", f"unix:{folder}/{tier}.sock"]
-    options = ["--tier", tier, "--threads", "1", "--repository", str(folder / f"{tier}-models")]
-    return Node(tier, [*network.prefix(tier), sys.executable, "-m", "tierwise", *words, *options])
 
 
 @contextmanager
@@ -147,7 +66,10 @@ def rig(means: LinkMeans, loss_frac: float = 0.0) -> Iterator[Rig]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tw-")))
         spawner = stack.enter_context(Spawner(folder))
         network = stack.enter_context(means.network(Topology(name="rig", tiers=tiers, links=(link,)), spawner))
-        nodes = {tier.name: node(folder, tier.name, network) for tier in tiers}
+        nodes = {
+            tier.name: Node(folder, tier.name, network.listen_host(tier.name), network.prefix(tier.name))
+            for tier in tiers
+        }
         for name, one in nodes.items():
             if network.carries_packets:  # whatever the machine uses: Reno is allowed in every namespace
                 setting = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
@@ -155,7 +77,7 @@ def rig(means: LinkMeans, loss_frac: float = 0.0) -> Iterator[Rig]:
             one.start()
             stack.callback(one.kill)
         above = network.address("device", "above", int(nodes["above"].tcp.rpartition(":")[2]))
-        device, upper = f"unix:{folder}/device.sock", f"unix:{folder}/above.sock"
+        device, upper = nodes["device"].unix, nodes["above"].unix
         variants = {
             "local": variant(folder, "small", 4, 1, cut=False),
             "split": variant(folder, "cut", 8, 2, cut=True),
@@ -175,22 +97,15 @@ def rig(means: LinkMeans, loss_frac: float = 0.0) -> Iterator[Rig]:
         for name, artifact in variants.items():
             deploy(artifact, name, shares[name])
 
-        def restore() -> None:
-            """What a node that was started again has on its disk is loaded by whoever operates it."""
-            with InferenceClient(upper) as client:
-                for name in ("split", "offload"):
-                    client.load(name, msgspec.json.encode(shares[name][1].share), read_files(variants[name]))
-
-        rng = np.random.default_rng(0)
-        inputs = [{"x": rng.normal(size=(1, 3, 64, 64)).astype(np.float32)} for _ in range(INPUTS)]
+        inputs = given(INPUTS)
         executors = {name: Executor(artifact, threads=1) for name, artifact in variants.items()}
-        expected = {name: [one.run(given)["y"] for given in inputs] for name, one in executors.items()}
+        expected = {name: [one.run(each)["y"] for each in inputs] for name, one in executors.items()}
         paths = tuple(
             PathSpec(name=name, accuracy_frac=accuracy, node=device, model=name, link=over)
             for name, accuracy, over in (("offload", 0.95, "up"), ("split", 0.9, "up"), ("local", 0.8, None))
         )
         spec = Paths(paths=paths, deadline_s=DEADLINE_S, breaker=BREAKER, dwell_s=0.2, refresh_s=2.0)
-        yield Rig(spec, network, nodes["above"], restore, inputs, expected)
+        yield Rig(spec, network, nodes["above"], inputs, expected)
 
 
 @dataclass
@@ -320,7 +235,6 @@ def killed(one: Rig, seconds: float) -> None:
     one.above.kill()
     time.sleep(seconds / 2)
     one.above.start()
-    one.restore()
 
 
 def lossy(means: LinkMeans, seconds: float) -> dict[str, Any]:

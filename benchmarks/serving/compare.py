@@ -1,13 +1,14 @@
 """Our node beside MLServer, LitServe and BentoML: the same two ONNX models, the same load, one core each.
 
-    python benchmarks/serving/compare.py [--rounds 5] [--home FOLDER] [--save]
+    python benchmarks/serving/compare.py [--rounds 5] [--home FOLDER] [--save [--more]]
 
 Every server runs pinned to one core with one thread, the load generator (h2load) on another. Peers come from the
 package index into virtual environments of their own under ``--home``; one that cannot be installed is left out, with
 the reason. Servers that can batch run twice, with and without, and are judged by their better figure. In every round
 the servers take turns in random order. The overhead of a request is its latency from a single client less the median
 of the bare ONNX Runtime call, timed in the same round on the server's core. Answers are checked before, and their sizes
-while the load is on. ``--save`` writes the figures and the environment to docs/results/serving.json.
+while the load is on. ``--save`` writes the figures and the environment to docs/results/serving.json; ``--more`` adds
+the rounds to those that are there, for machines that cannot stand still for all of them at once.
 """
 
 from __future__ import annotations
@@ -62,12 +63,15 @@ def cores() -> tuple[list[str], list[str]]:
 
 
 def starts(subject: Subject, home: Path, prefix: list[str], missing: dict[str, str]) -> dict[str, Start]:
-    """Every server and how it batches; our node needs no telling."""
+    """Every server, without batching and with it."""
 
     def of(peer, batch: int) -> Start:
         return lambda scratch: peer.run(home, subject, batch, scratch, prefix)
 
-    chosen: dict[str, Start] = {"tierwise": lambda scratch: tierwise_node(subject, scratch, prefix)}
+    def ours(batch: int) -> Start:
+        return lambda scratch: tierwise_node(subject, batch, scratch, prefix)
+
+    chosen: dict[str, Start] = {f"tierwise {batch}": ours(batch) for batch in (1, BATCH)}
     for peer in PEERS:
         if peer.name not in missing:
             chosen |= {f"{peer.name} {batch}": of(peer, batch) for batch in (1, BATCH)}
@@ -171,11 +175,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--home", type=Path, default=Path.home() / ".cache" / "tierwise-peers")
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--more", action="store_true")
     arguments = parser.parse_args()
+    saved = RESULTS / "serving.json"
+    before = json.loads(saved.read_text()) if arguments.more else {"rows": [], "rounds": 0}
     missing = {peer.name: why for peer in PEERS if (why := install(peer, arguments.home)) is not None}
     for name, why in missing.items():
         print(f"{name} is left out: {why}")
-    environment, rows, rng, began_s = read_environment(), [], random.Random(0), time.monotonic()
+    environment, rows, began_s = read_environment(), before["rows"], time.monotonic()
+    rng, rounds = random.Random(before["rounds"]), before["rounds"] + arguments.rounds
     with tempfile.TemporaryDirectory(prefix="tw-") as folder:
         subjects = make_subjects(Path(folder))
         for number in range(arguments.rounds):
@@ -187,7 +195,8 @@ def main() -> None:
     if arguments.save:
         versions = {peer.name: _version(peer.name, arguments.home) for peer in PEERS if peer.name not in missing}
         content = {
-            "command": f"python benchmarks/serving/compare.py --rounds {arguments.rounds} --save",
+            "command": f"python benchmarks/serving/compare.py --rounds {rounds} --save",
+            "rounds": rounds,
             "figures": figures,
             "rows": rows,
             "missing": missing,
@@ -195,7 +204,7 @@ def main() -> None:
             "environment": msgspec.to_builtins(environment),
         }
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "serving.json").write_text(json.dumps(content, indent=1) + "\n")
+        saved.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _version(name: str, home: Path) -> str:

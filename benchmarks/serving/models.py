@@ -77,8 +77,7 @@ def _resnet20() -> onnx.ModelProto:
     import torch
 
     from tierwise.capture import export
-    from tierwise.tasks import ResNet
-    from tierwise.tasks._subject import build_subject
+    from tierwise.tasks import ResNet, build_subject
 
     torch.manual_seed(0)
     module = build_subject(ResNet(depth=20, width=16), classes=10, channels=3)

@@ -25,7 +25,7 @@ from load import Call
 from models import INPUT, OUTPUT, Subject, to_artifact
 
 from tierwise._errors import RemoteError
-from tierwise.runtime import Placed, Share, deploy
+from tierwise.runtime import Batching, Placed, Share, deploy
 from tierwise.wire import InferenceClient, decode_response, infer_request
 
 __all__ = ["PEERS", "Running", "Way", "install", "tierwise_node"]
@@ -127,24 +127,26 @@ def install(peer: Peer, home: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def tierwise_node(subject: Subject, scratch: Path, prefix: list[str]) -> Iterator[Running]:
-    """Our node, without options but its addresses."""
+def tierwise_node(subject: Subject, batch: int, scratch: Path, prefix: list[str]) -> Iterator[Running]:
+    """Our node, without options but its addresses; it is told only whether the model may batch."""
     port, rest = _free_ports(2)
     address = f"127.0.0.1:{port}"
     command = [sys.executable, "-m", "tierwise", "node", "--listen", address, "--rest", f"127.0.0.1:{rest}"]
     started_s = time.perf_counter()
-    with _process([*prefix, *command, "--threads", "1"], {}, scratch / "tierwise.log") as process:
+    with _process([*prefix, *command, "--threads", "1"], {}, scratch / f"tierwise-{batch}.log") as process:
         with InferenceClient(address) as client:
             while not _answers(client.live):
                 _alive(process, started_s)
                 time.sleep(0.005)
         live_s, empty_bytes = time.perf_counter() - started_s, _resident(process.pid)
+        batching = Batching(most_items=batch) if batch > 1 else None
         artifact = to_artifact(subject, scratch / f"artifact-{port}")
-        deploy(artifact, subject.name, [Placed(control=address, share=Share())])
+        deploy(artifact, subject.name, [Placed(control=address, share=Share(batching=batching))])
         ways = (_grpc(subject, port), _binary_rest(subject, rest), _json_rest(subject, rest))
         for way in ways:
             _wait(process, way, subject, started_s)
-        yield Running("tierwise", ways, live_s, _resident(process.pid), empty_bytes)
+        label = "tierwise" if batch == 1 else "tierwise, batching"
+        yield Running(label, ways, live_s, _resident(process.pid), empty_bytes)
 
 
 def _answers(ask: Callable[[], bool]) -> bool:

@@ -44,7 +44,7 @@ def loads_toml(text: str, kind: type[T], *, where: str) -> T:
         return msgspec.toml.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise SpecError(str(error), where=where, fix="Correct that key and run the command again") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise SpecError(f"the text must be valid TOML ({error})", where=where) from error
 
 

@@ -163,6 +163,13 @@ def test_no_bytes_in_place_of_a_manifest_do_harm(junk: bytes) -> None:
             open_artifact(Path(folder))
 
 
+@pytest.mark.parametrize("content", [b'{"format": 1, "name": "\xb8"}', b"[" * 100_000, b'{"a":' * 50_000])
+def test_a_manifest_of_other_bytes_or_too_deep_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match="manifest must be valid"):
+        open_artifact(tmp_path)
+
+
 def test_tensor_bytes() -> None:
     assert TensorSpec(name="x", dtype="INT64", shape=(-1, 3)).nbytes(batch=2) == 48
     assert msgspec.json.decode(msgspec.json.encode(MANIFEST), type=Manifest) == MANIFEST

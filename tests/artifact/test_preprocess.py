@@ -93,6 +93,13 @@ def test_wrong_pixel_tensors(payload: np.ndarray) -> None:
         Preprocessor(image_input("uint8", channels=1))(payload)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.4, 0.0), (0.4, -1.0), (float("inf"), 0.2), (0.4, float("nan"))])
+def test_a_scale_that_no_pixel_survives_is_refused(mean: float, std: float) -> None:
+    spec = ImageInput(encoding="png", height=8, width=8, channels=1, mean=(mean,), std=(std,))
+    with pytest.raises(InputError, match="std must be from"):
+        Preprocessor(spec)
+
+
 def test_wrong_byte_tensors() -> None:
     with pytest.raises(InputError, match=r"BYTES \[n, 1\]"):
         Preprocessor(image_input())(np.zeros((1, 3), np.float32))

@@ -102,22 +102,32 @@ def test_a_frame_of_other_tables_is_refused():
 
 
 def test_a_frame_cannot_demand_memory():
-    huge = Frame(1, RawCodec().tag[:3], (1, 60000, 60000, 60000), b"").encode()
-    with pytest.raises(InputError, match="at most"):
-        decode(RawCodec(), huge)
+    raw, affine = RawCodec(), AffineCodec(calibrated(latents(2, 64, 4), 8))
+    # Nothing in an axis of 0, yet too much beside it; few channels that become many.
+    for codec, shape in ((raw, (1, 60000, 60000, 60000)), (raw, (0, 1 << 30, 1 << 30)), (affine, (1 << 22, 0))):
+        with pytest.raises(InputError, match="at most"):
+            decode(codec, Frame(codec.NUMBER, codec.tag[:3], shape, b"").encode())
+    with pytest.raises(InputError, match="at most 23 elements"):
+        decode(raw, encode(raw, latents(2, 3, 4)), 23)
 
 
 def test_affine_tables_survive_writing_and_wrong_ones_are_refused():
     tables = calibrated(latents(2, 3, 4), 5)
     assert read_affine(write_affine(tables)) == tables
-    for wrong in (AffineTables(9, (0.0,), (1.0,)), AffineTables(8, (0.0,), (0.0,)), AffineTables(8, (np.nan,), (1.0,))):
+    for bits, low, step in ((9, 0.0, 1.0), (8, 0.0, 0.0), (8, np.nan, 1.0), (8, 1e300, 1.0), (8, 0.0, 1e-300)):
         with pytest.raises(ArtifactError):
-            read_affine(write_affine(wrong))
+            read_affine(write_affine(AffineTables(bits, (low,), (step,))))
     with pytest.raises(ArtifactError):
         read_affine(b"\x00")
     for latent in (np.zeros((0, 3, 2)), np.full((1, 1, 1), np.inf)):
         with pytest.raises(TierwiseError):
             calibrated(latent, 8)
+
+
+def test_values_beyond_all_ranges_become_their_ends():
+    codec = AffineCodec(AffineTables(8, (0.0,), (1e-30,)))
+    found = decode(codec, encode(codec, np.array([[[3e38, -3e38, np.inf]]], np.float32)))
+    np.testing.assert_allclose(found, [[[255e-30, 0, 255e-30]]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(32, 40, 3), (32, 40, 1)])

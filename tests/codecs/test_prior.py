@@ -142,3 +142,24 @@ def test_tables_survive_writing_and_wrong_ones_are_refused():
     for shares in ([], [-1.0, 2.0], [0.0], [np.nan, 1.0]):
         with pytest.raises(InputError):
             whole_frequencies(shares)
+
+
+def test_a_stream_that_no_coder_wrote_is_refused_or_read():
+    tables, _, _ = laplace(1.0, 7)
+    codec, rng = PriorCodec(tables, "constriction"), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        payload = rng.choice(np.array([0, 255], np.uint8), 40).tobytes()
+        try:
+            assert codec.unpack(payload, 0, (1, 3, 60)).shape == (1, 3, 60)
+        except InputError as error:
+            refused += "of the tables that it is read with" in str(error)
+    assert refused
+    with pytest.raises(InputError, match="at most"):  # no channel is sent, and all of them are wanted
+        codec.unpack(b"", 0, (1 << 26, 0))
+
+
+def test_a_median_that_no_latent_can_have_is_refused():
+    far = PriorTables((ChannelTable(1e300, 0, whole_frequencies([1, 1])),))
+    with pytest.raises(ArtifactError, match="channel 0"):
+        read_prior(write_prior(far))

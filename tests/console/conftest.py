@@ -12,16 +12,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tierwise.artifact import Artifact, Manifest, Provenance, Segment, TensorInput, TensorSpec, write_artifact
-
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="session")
@@ -91,16 +87,3 @@ def start() -> Iterator[Callable[..., Started]]:
 def start_node(start: Callable[..., Started]) -> Callable[..., Started]:
     """Starts a node of a tier."""
     return lambda tier, listen="127.0.0.1:0": start("node", "--listen", listen, "--tier", tier, "--threads", "1")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; skips where there is none."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"none of {', '.join(_BROWSERS)} is installed")
-    with sync_api.sync_playwright() as play:
-        window = play.chromium.launch(executable_path=path, args=_FLAGS)
-        yield window
-        window.close()

@@ -26,6 +26,8 @@ def test_good_text_decodes() -> None:
         ('name = "a"\n[[tiers]]\ncpus = "two"', ["$.tiers[0].cpus", "float", "str"]),
         ("tiers = []", ["name"]),
         ("name = ", ["valid TOML"]),
+        ("name = " + "9" * 5000, ["valid TOML"]),
+        ("name = " + "[" * 3000 + "]" * 3000, ["valid TOML"]),
     ],
 )
 def test_errors_carry_the_file_and_the_path(tmp_path: Path, text: str, words: list[str]) -> None:

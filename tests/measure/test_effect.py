@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.metrics import f1_score
 
 from tierwise._errors import InputError
-from tierwise.measure import Interval, accuracy_difference, cliffs_delta, compare_ratio, mcnemar, newcombe
+from tierwise.measure import (
+    Interval,
+    accuracy_difference,
+    cliffs_delta,
+    compare_ratio,
+    f1_difference,
+    mcnemar,
+    newcombe,
+)
 
 
 def test_cliffs_delta_from_u_with_ties() -> None:
@@ -95,3 +104,28 @@ def test_newcombe_gives_the_published_interval() -> None:
     # Newcombe 1998, Statistics in Medicine 17: 56/70 - 48/80, method 10: 0.0524 to 0.3339.
     interval = newcombe(56 / 70, 70, 48 / 80, 80)
     assert (interval.value, interval.low, interval.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_f1_difference_is_that_of_sklearn_with_an_interval_over_items() -> None:
+    generator = np.random.default_rng(4)
+    positive = generator.random(400) < 0.3
+    first = np.where(generator.random(400) < 0.9, positive, ~positive)
+    second = np.where(generator.random(400) < 0.75, positive, ~positive)
+    found = f1_difference(first, second, positive)
+    assert found.value == pytest.approx(f1_score(positive, first) - f1_score(positive, second))
+    assert 0 < found.low < found.value < found.high
+    # The same interval by resampling items one by one, with the plain percentile instead of BCa.
+    drawn = generator.integers(0, 400, (1000, 400))
+    gaps = [f1_score(positive[i], first[i]) - f1_score(positive[i], second[i]) for i in drawn]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(gaps, [0.025, 0.975])), abs=0.015)
+
+
+def test_f1_without_a_hit_is_zero_and_items_must_agree() -> None:
+    nothing, everything = np.zeros(20, bool), np.ones(20, bool)
+    same = f1_difference(nothing, nothing, everything)
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+    assert f1_difference(everything, nothing, everything).value == 1
+    with pytest.raises(InputError):
+        f1_difference(nothing, nothing[:5], everything)
+    with pytest.raises(InputError):
+        f1_difference(nothing, nothing, everything[:5])

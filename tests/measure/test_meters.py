@@ -150,6 +150,7 @@ def test_energy_of_a_request_over_tiers() -> None:
     power = {"mobile": POWER, "edge": PowerModel(idle_w=10, active_w=50, source="other")}
     energy = modelled_energy(0.5, {"mobile": 0.1, "edge": 0.2}, {"mobile": 10_000}, power)
     assert energy.joules == pytest.approx((2 * 0.5 + 8 * 0.1 + 0.01) + (10 * 0.5 + 40 * 0.2))
+    assert energy.above_idle_j == pytest.approx(8 * 0.1 + 0.01 + 40 * 0.2)
     assert (energy.kind, energy.source) == ("modelled", "mobile: made up; edge: other")
     with pytest.raises(InputError, match="cloud has none"):
         modelled_energy(1, {"cloud": 0}, {}, power)

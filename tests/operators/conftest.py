@@ -73,11 +73,16 @@ def onnx_task(torch_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Tas
 
 
 @pytest.fixture(scope="session")
-def hard_digits(tmp_path_factory: pytest.TempPathFactory) -> Task:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """The built-in task; its model is trained when it is first asked for."""
+    return load_task(BuiltinTask(name="digits"), tmp_path_factory.mktemp("digits"), Silent())
+
+
+@pytest.fixture(scope="session")
+def hard_digits(digits: Task) -> Task:
     """Trained digits with channels of very different size inside each block; in float it is the same function."""
-    task = load_task(BuiltinTask(name="digits"), tmp_path_factory.mktemp("digits"), Silent())
-    assert task.model is not None
-    net = copy.deepcopy(task.model(Silent()))
+    assert digits.model is not None
+    net = copy.deepcopy(digits.model(Silent()))
     sizes = np.random.default_rng(0)
     with torch.no_grad():
         for block in net.blocks:
@@ -86,7 +91,7 @@ def hard_digits(tmp_path_factory: pytest.TempPathFactory) -> Task:
             norm.weight *= factor
             norm.bias *= factor
             following.weight /= factor[None, :, None, None]
-    return dataclasses.replace(task, model=lambda progress: net, fingerprint="3" * 64)
+    return dataclasses.replace(digits, model=lambda progress: net, fingerprint="3" * 64)
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,9 @@ import pytest
 
 from tierwise._errors import ChainError, InputError
 from tierwise.capture import run
-from tierwise.measure import Silent
 from tierwise.operators import EarlyExit, build, chain_text, parse_chain
-from tierwise.tasks import BuiltinTask, Split, load_task, score
+from tierwise.tasks import Split, score
 from tierwise.testing import check_operator
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return load_task(BuiltinTask(name="digits"), tmp_path_factory.mktemp("digits"), Silent())
 
 
 def leaves(artifact, task, split):

@@ -12,10 +12,8 @@ import onnx
 import pytest
 
 from tierwise.capture import run
-from tierwise.measure import Silent
 from tierwise.operators import build, parse_chain
 from tierwise.runtime import Pipeline, Placed, Share, deploy
-from tierwise.tasks import BuiltinTask, load_task
 
 TIERS = ("mobile", "edge", "cloud")
 
@@ -78,16 +76,15 @@ def test_three_parts_answer_on_three_nodes_as_the_whole_model(text_task, cache, 
 
 
 @pytest.mark.parametrize("boundary", ["fp32", "uint8"])
-def test_two_exits_in_three_parts_let_leave_what_was_counted(tmp_path, boundary):
-    task = load_task(BuiltinTask(name="digits"), tmp_path / "task", Silent())
+def test_two_exits_in_three_parts_let_leave_what_was_counted(digits, cache, boundary):
     options = {
         # Heads that know little, so that items come to both exits and go past both.
         "early-exit": {"cuts": ["blocks.0", "blocks.1"], "max_drop_frac": 0.0, "epochs": 5, "grid": 1, "width": 4},
         "partition": {"parts": 3, "boundary": boundary},
     }
-    artifact = build(task, parse_chain("early-exit+partition", options), tmp_path / "cache")
-    known = answers(artifact, task.tensors(task.splits["validation"].items))
-    inside = np.ones(len(task.splits["validation"]), bool)
+    artifact = build(digits, parse_chain("early-exit+partition", options), cache)
+    known = answers(artifact, digits.tensors(digits.splits["validation"].items))
+    inside = np.ones(len(digits.splits["validation"]), bool)
     slack = (0.0, 0.0 if boundary == "fp32" else 0.02)  # the second exit sees what was rounded at the first border
     for segment, differs in zip(artifact.manifest.segments, slack, strict=False):
         leaves = inside & (known[segment.exit.confidence].reshape(-1) >= segment.exit.threshold)

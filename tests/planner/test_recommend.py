@@ -1,7 +1,9 @@
 """Decisions from evidence whose answer is known beforehand."""
 
 import math
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from tierwise._errors import InputError
 from tierwise.measure import Energy, Samples
 from tierwise.planner import (
     AccuracyDrop,
+    Comparison,
     Deployment,
     Evidence,
     Hop,
@@ -147,14 +150,41 @@ def test_other_objectives() -> None:
 
 
 def test_less_accuracy_lost_is_a_claim_when_the_items_say_so() -> None:
-    first = Judged(np.arange(100), np.arange(100) < 95)
-    second = Judged(np.arange(100), np.arange(100) < 70)
-    judged = {("s", "identity@mobile"): first, ("s", "sptq@mobile"): second}
+    judged = {("s", "identity@mobile"): answered("identity", 95), ("s", "sptq@mobile"): answered("sptq", 70)}
     found = recommend(evidence(*THREE[:2], judged=judged, items=100), Need(minimize="accuracy-drop"))
     assert found.chosen == "identity@mobile"
     assert found.runner_up.accuracy.only_first == 25
     assert found.runner_up.accuracy_difference.holds(0.25)
     assert found.runner_up.accuracy_difference.low > 0.1
+    assert {one.id: one.accuracy_paired for one in found.figures}["sptq@mobile"]
+
+
+def answered(variant: str, right: int) -> Judged:
+    """The first so many of 100 test items were answered rightly, half of them of class 1."""
+    labels = np.arange(100) % 2
+    return Judged(variant, np.where(np.arange(100) < right, labels, 1 - labels), labels)
+
+
+def test_one_variant_on_two_tiers_is_not_compared_with_itself() -> None:
+    judged = {("s", name): answered("identity", 90) for name in ("identity@mobile", "sptq@mobile")}
+    found = recommend(evidence(*THREE[:2], judged=judged, items=100), Need())
+    assert found.runner_up.accuracy is None
+    assert found.runner_up.accuracy_difference is None
+
+
+def test_f1_is_compared_over_test_items_too() -> None:
+    judged = {("s", "identity@mobile"): answered("identity", 95), ("s", "sptq@mobile"): answered("sptq", 70)}
+    pool = evidence(*THREE[:2], judged=judged, items=100)
+    subject = msgspec.structs.replace(pool.subjects[0], metric="f1")
+    renamed = tuple(
+        msgspec.structs.replace(one, accuracies={"f1": one.accuracies["accuracy"]}) for one in pool.deployments
+    )
+    contrast = Comparison(replace(pool, subjects=(subject,), deployments=renamed), subject, Need()).contrast(
+        "identity@mobile", "sptq@mobile"
+    )
+    # Of 50 items of class 1: 47 found and 2 taken for it wrongly, against 35 and 15.
+    assert contrast.accuracy_difference.value == pytest.approx(2 * 47 / (49 + 50) - 2 * 35 / (50 + 50))
+    assert contrast.accuracy_difference.low > 0
 
 
 def test_where_nothing_fits_the_nearest_and_what_to_relax() -> None:

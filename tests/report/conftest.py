@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from tierwise.topology import load, scale
 _CORRECT = {"identity": 353, "sptq": 352, "partition": 353, "sptq+partition": 352}
 _BYTES = {"identity": 1_240_000, "sptq": 331_000, "partition": 1_251_000, "sptq+partition": 338_000}
 _ITEMS = 360
+_ORDER = ("mobile", "edge", "cloud")
 
 
 def _environment(minute: int) -> Environment:
@@ -200,6 +201,59 @@ def _predicted(strategy: Strategy) -> Cost:
     )  # fmt: skip
 
 
+def _strategies(chains: Sequence[str], names: dict[str, str], tiers: Sequence[str]) -> list[Strategy]:
+    """Every chain on every tier, or every ordered pair of tiers where it is cut."""
+    strategies = []
+    for chain in chains:
+        pairs = [(a, b) for a in tiers for b in tiers if _ORDER.index(a) < _ORDER.index(b)]
+        placements = pairs if chain.endswith("partition") else [(tier,) for tier in tiers]
+        for placement in placements:
+            name = names.get(chain, chain)
+            one = Strategy(
+                id=f"{name}@{'|'.join(placement)}",
+                name=name,
+                chain=chain,
+                placement="|".join(placement),
+                segments=placement,
+                path=_ORDER[: _ORDER.index(placement[-1]) + 1],
+                variant=chain,
+            )
+            if chain.endswith("partition"):
+                one = dataclasses.replace(one, predicted=_predicted(one))
+            strategies.append(one)
+    return strategies
+
+
+def _variants(
+    chains: Sequence[str], accuracy: bool, coverage: bool, started: bool, notes: Sequence[str]
+) -> dict[str, Variant]:
+    return {
+        chain: Variant(
+            key=chain,
+            manifest=_manifest(chain, accuracy, coverage, notes),
+            digest="ab" * 32,
+            directory=f"artifacts/{chain}",
+            artifact_bytes=_BYTES.get(chain, 1_000_000),
+            agreement_frac=1.0 if started else None,
+        )
+        for chain in chains
+    }
+
+
+def _session(number: int, strategies: Sequence[Strategy]) -> SessionData:
+    return SessionData(
+        number=number,
+        attempt=0,
+        environment=_environment(5 * number),
+        environment_after=_environment(5 * number + 4),
+        calibration=_calibration(),
+        warmups=tuple(
+            WarmUp(strategy=one.id, requests=20, settled=i != 2, last_change_frac=0.01)
+            for i, one in enumerate(strategies)
+        ),
+    )
+
+
 def made_up_study(
     directory: Path = Path("study-digits"),
     *,
@@ -222,26 +276,8 @@ def made_up_study(
     rng = np.random.default_rng(seed)
     topology = load("wifi-lte")
     fitted, scaling = scale(topology, 2.0)
-    order = ("mobile", "edge", "cloud")
     scenario = Server(rate_per_s=20.0) if server else SingleStream()
-    strategies = []
-    for chain in chains:
-        pairs = [(a, b) for a in tiers for b in tiers if order.index(a) < order.index(b)]
-        placements = pairs if chain.endswith("partition") else [(tier,) for tier in tiers]
-        for placement in placements:
-            name = (names or {}).get(chain, chain)
-            one = Strategy(
-                id=f"{name}@{'|'.join(placement)}",
-                name=name,
-                chain=chain,
-                placement="|".join(placement),
-                segments=placement,
-                path=order[: order.index(placement[-1]) + 1],
-                variant=chain,
-            )
-            if chain.endswith("partition"):
-                one = Strategy(**{**vars(one), "predicted": _predicted(one)})
-            strategies.append(one)
+    strategies = _strategies(chains, names or {}, tiers)
     records: list[Record] = []
     for one in strategies:
         if started:
@@ -265,31 +301,8 @@ def made_up_study(
         test_items=_ITEMS,
         load_items=50,
         strategies=tuple(strategies),
-        variants={
-            chain: Variant(
-                key=chain,
-                manifest=_manifest(chain, accuracy, coverage, notes),
-                digest="ab" * 32,
-                directory=f"artifacts/{chain}",
-                artifact_bytes=_BYTES.get(chain, 1_000_000),
-                agreement_frac=1.0 if started else None,
-            )
-            for chain in chains
-        },
-        sessions=tuple(
-            SessionData(
-                number=number,
-                attempt=0,
-                environment=_environment(5 * number),
-                environment_after=_environment(5 * number + 4),
-                calibration=_calibration(),
-                warmups=tuple(
-                    WarmUp(strategy=one.id, requests=20, settled=i != 2, last_change_frac=0.01)
-                    for i, one in enumerate(strategies)
-                ),
-            )
-            for number in range(2 if started else 0)
-        ),
+        variants=_variants(chains, accuracy, coverage, started, notes),
+        sessions=tuple(_session(number, strategies) for number in range(2 if started else 0)),
         records=tuple(records),
         cells=tuple(summarise_cell(name, own) for name, own in grouped.items() if own),
         complete=complete,
@@ -330,20 +343,3 @@ def make_import() -> Callable[..., Evidence]:
 def make_study() -> Callable[..., StudyData]:
     """`made_up_study`, as a fixture."""
     return made_up_study
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; skips where there is none."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no browser: install one with `apt-get install chromium`")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    ]  # fmt: skip
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=flags)
-        yield running
-        running.close()

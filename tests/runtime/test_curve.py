@@ -41,6 +41,10 @@ def test_new_times_replace_old_ones_and_the_best_is_kept() -> None:
         (LINEAR, 8, 32, 1e9, 1),
         ({"n1": 1000, "n8": 1400}, 8, 32, 1200, 4),  # what 8 take is beyond the budget
         ({"n1": 1000, "n8": 1400}, 8, 32, 500, 1),  # so is what one takes: it must be computed all the same
+        (LINEAR, 32, 32, 1e9, 32),  # a backlog: no time of an item is shorter, but there are fewer turns
+        (LINEAR, 64, 32, 8000, 8),
+        ({"n1": 1000, "n4": 3000, "n8": 9000}, 64, 8, 1e9, 4),  # more at once takes longer for each
+        ({"n1": 1000}, 64, 8, 1e9, 1),  # nobody has seen what more of them take
         ({}, 8, 32, 1e9, 1),
         (FLAT, 1, 32, 1e9, 1),
     ],

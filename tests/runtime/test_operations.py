@@ -149,3 +149,43 @@ def test_the_statistics_extension_as_another_client_reads_it(
     ((size, runs),) = [(batch.batch_size, batch.compute_infer.count) for batch in model.batch_stats]
     assert (size, runs) == (2, 3)
     assert abs(time.time() * 1000 - model.last_inference) < 60_000
+
+
+def open_files(limit: str, folder: Path) -> tuple[subprocess.Popen[str], list[str]]:
+    """A node under ``ulimit LIMIT`` and its addresses; its log lies in ``folder``."""
+    words = "node --listen 127.0.0.1:0 --rest 127.0.0.1:0 --threads 1"
+    command = ["sh", "-c", f"ulimit {limit}; exec {sys.executable} -m tierwise {words}"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    return process, [address.removeprefix("http://") for address in line.strip().split(" ready on ")[1].split(", ")]
+
+
+def test_where_open_files_are_used_up_few_words_are_made_and_it_recovers(tmp_path: Path) -> None:
+    process, (grpc_address, rest) = open_files("-n 120", tmp_path)
+    host, port = rest.split(":")
+    held = [socket.create_connection((host, int(port)), timeout=10) for _ in range(200)]
+    time.sleep(2.0)
+    for one in held:
+        one.close()
+    with InferenceClient(grpc_address) as client:
+        assert client.live(wait_s=20.0)
+    with socket.create_connection((host, int(port)), timeout=20) as again:
+        again.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert again.recv(100).startswith(b"HTTP/1.1 200")
+    process.kill()
+    process.communicate()
+    said = (tmp_path / "log").read_text().splitlines()
+    assert sum("out of system resource" in line for line in said) == 1
+    assert len(said) < 20
+
+
+def test_a_node_takes_the_open_files_it_may_have(tmp_path: Path) -> None:
+    process, _ = open_files("-S -n 120", tmp_path)
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    process.kill()
+    process.communicate()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    soft, hard = map(int, line.split()[3:5])
+    assert soft == min(hard, 65_536)

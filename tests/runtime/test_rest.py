@@ -120,14 +120,15 @@ def test_pictures_go_as_the_files_they_are(client: Any, node: Any) -> None:
     np.testing.assert_array_equal(by_rest, by_grpc)
 
 
-def test_the_account_comes_when_it_is_asked_for(node: Any) -> None:
+def test_the_path_always_comes_and_the_account_when_it_is_asked_for(node: Any) -> None:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
     body["inputs"].append({"name": "bias", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]})
     path = "/v2/models/chain/versions/1/infer"
     _, _, plain = ask(node, "POST", path, json.dumps(body).encode())
-    assert "parameters" not in plain
+    assert plain["parameters"] == {"tierwise.path": '["edge"]'}
     _, _, told = ask(node, "POST", path, json.dumps(body | {"parameters": {"tierwise.account": True}}).encode())
     assert json.loads(told["parameters"]["tierwise.path"]) == ["edge"]
+    assert "tierwise.stages" in told["parameters"]
     assert told["outputs"] == plain["outputs"]
 
 
@@ -206,6 +207,42 @@ def test_a_client_that_sends_its_request_drop_by_drop_is_let_go(monkeypatch: pyt
         with socket.create_connection(("127.0.0.1", port), timeout=10) as quick:
             quick.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             assert quick.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_that_ask_nothing_keep_nobody_out() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    with contextlib.ExitStack() as stack:
+        urls = stack.enter_context(_http_server.http_server(app, ["127.0.0.1:0"], most_connections=8))
+
+        def connected() -> http.client.HTTPConnection:
+            host = http.client.HTTPConnection(urls[0].removeprefix("http://"), timeout=10)
+            stack.callback(host.close)
+            host.connect()
+            return host
+
+        def ask(host: http.client.HTTPConnection) -> int:
+            host.request("GET", "/")
+            answer = host.getresponse()
+            answer.read()
+            return answer.status
+
+        regular = connected()
+        assert ask(regular) == 200
+        socket_before = regular.sock
+        idle = [connected() for _ in range(50)]
+        assert [ask(connected()) for _ in range(5)] == [200] * 5
+        assert ask(regular) == 200
+        assert regular.sock is socket_before  # it was not let go: it had asked
+        with pytest.raises(OSError, match=r"."):
+            ask(idle[0])
+        # Those that asked make room for one another too, the one that was silent longest first.
+        for _ in range(20):
+            late = connected()
+            assert ask(late) == 200
+        assert ask(late) == 200
 
 
 def test_a_unix_socket_serves_and_is_taken_away(start_node: Start, tmp_path: Path) -> None:

@@ -12,19 +12,21 @@ import numpy as np
 import pytest
 
 from tierwise._errors import ArtifactError, InputError, RemoteError
-from tierwise.artifact import Artifact, Boundary, Rate, TensorInput, open_artifact
+from tierwise.artifact import Artifact, Boundary, Rate, TensorInput, open_artifact, read_files
 from tierwise.codecs import (
     AffineCodec,
     AffineTables,
     ChannelTable,
     PriorTables,
     calibrated,
+    encode,
     read_frame,
     write_affine,
     write_prior,
 )
 from tierwise.runtime import Executor, Pipeline, Placed, Share, deploy
 from tierwise.runtime._seal import seal_at
+from tierwise.wire import InferenceClient
 
 from .conftest import BIAS, H, X, Y, chain_parts
 
@@ -107,9 +109,12 @@ def test_a_tail_of_another_artifact_refuses(
     nodes: list[Any], affine: Artifact, tmp_path: Path, make: Callable[..., Artifact], inputs: Inputs
 ) -> None:
     other = coded(tmp_path / "b", make, write_affine(TABLES), "affine", scale=-2.0)
-    deploy(other, "mixed", [Placed(control=nodes[1].unix, share=TAIL)])
-    head = Share(segments=(0, 1), forward=nodes[1].tcp)
-    deploy(affine, "mixed", [Placed(control=nodes[0].unix, share=head)])
+    for node, artifact, share in (
+        (nodes[1], other, TAIL),
+        (nodes[0], affine, Share(segments=(0, 1), forward=nodes[1].tcp)),
+    ):
+        with InferenceClient(node.unix) as client:
+            client.load("mixed", msgspec.json.encode(share), read_files(artifact), 30.0)
     with (
         Pipeline(nodes[0].unix, "mixed", affine.manifest.input) as pipeline,
         pytest.raises(RemoteError, match="a frame must come from the codec and the tables"),
@@ -150,6 +155,9 @@ def test_what_is_no_frame_is_refused(affine: Artifact) -> None:
     for tensors in ({}, {"h": np.zeros((1, 6), np.float32)}):
         with pytest.raises(InputError, match="must come as the bytes of a frame"):
             seal.open(tensors)
+    wide = np.frombuffer(encode(AffineCodec(TABLES), np.zeros((1, 6, 2), np.float32)), np.uint8)
+    with pytest.raises(InputError, match=r"a frame must hold items of shape \[6\]"):
+        seal.open({"h": wide})
     with pytest.raises(InputError, match="the bytes must be a frame"):
         seal.open({"h": np.zeros(40, np.uint8)})
 

@@ -12,8 +12,9 @@ import pytest
 from tierwise._errors import StoreError
 from tierwise.artifact import Accuracy, ImageInput, Manifest, Provenance, Segment, TensorSpec
 from tierwise.measure import Record, StageTime, read_environment
-from tierwise.planner import AccuracyDrop, Need, recommend
+from tierwise.planner import AccuracyDrop, Comparison, Need, recommend
 from tierwise.study import (
+    Answers,
     ImportSpec,
     SessionData,
     Strategy,
@@ -78,7 +79,9 @@ def record(strategy: str, query: int, latency_s: float, **other: object) -> Reco
     return Record(strategy=strategy, scenario="single-stream", query=query, latency_s=latency_s, **{**fields, **other})
 
 
-def study(records: tuple[Record, ...], *, sessions: tuple[SessionData, ...] = ()) -> StudyData:
+def study(
+    records: tuple[Record, ...], *, sessions: tuple[SessionData, ...] = (), answers: Answers | None = None
+) -> StudyData:
     fitted, scaling = scale(TOPOLOGY, 2.0)
     return StudyData(
         directory=Path("somewhere"),
@@ -113,6 +116,7 @@ def study(records: tuple[Record, ...], *, sessions: tuple[SessionData, ...] = ()
         cells=(),
         complete=True,
         tierwise_version="0",
+        answers=answers,
     )
 
 
@@ -145,8 +149,26 @@ def test_deployments_as_they_were_measured() -> None:
     assert by_id["identity@mobile"].hops == ()
     assert found.accuracy_lost(cut) == pytest.approx(0.01)
     assert (found.subjects[0].kind, found.subjects[0].baseline, found.subjects[0].paired) == ("image", "identity", True)
-    assert found.judged[edge.key].right.tolist() == [item != 3 for item in range(10)]
+    # Records say which requests were right, but these are no test items.
+    assert found.judged == {}
+    assert "not kept for 2 of 2 variants" in found.notes[0]
     np.testing.assert_array_equal(found.samples[edge.key].block, found.samples[cut.key].block)
+
+
+def test_accuracies_are_compared_by_the_test_items() -> None:
+    labels = np.arange(500) % 10
+    wrong = np.where(np.arange(500) < 25, (labels + 1) % 10, labels)
+    answers = Answers(
+        labels, {"identity": wrong, "partition": np.where(np.arange(500) < 30, (labels + 1) % 10, labels)}
+    )
+    found = evidence_of(study(measured(), answers=answers))
+    by_id = {one.id: one for one in found.deployments}
+    assert found.judged[by_id["identity@edge"].key].right.sum() == 475
+    assert not any("were not kept" in note for note in found.notes)
+    contrast = Comparison(found, found.subjects[0], Need()).contrast("identity@edge", "partition@edge|cloud")
+    assert (contrast.accuracy.items, contrast.accuracy.only_first, contrast.accuracy.only_second) == (500, 5, 0)
+    assert contrast.accuracy.p == pytest.approx(2 * 0.5**5)
+    assert contrast.accuracy_difference.value == pytest.approx(0.01)
 
 
 def test_energy_is_modelled_from_compute_time_and_bytes() -> None:

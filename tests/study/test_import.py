@@ -39,6 +39,7 @@ def test_what_was_imported_is_read_back(tmp_path: Path) -> None:
     assert [one.id for one in evidence.deployments] == ["identity@edge", "sptq@edge"]
     assert evidence.subjects[0].baseline == "identity"
     assert evidence.accuracy_lost(evidence.deployments[1]) == pytest.approx(0.01)
+    assert "accuracies cannot be compared item by item" in evidence.notes[-1]
     again = load_evidence(write_evidence(tmp_path / "out", evidence))
     assert (again.deployments, again.subjects, again.notes) == (
         evidence.deployments,

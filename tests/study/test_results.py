@@ -13,6 +13,7 @@ import pytest
 from tierwise.measure import quantile, summarise
 from tierwise.planner import Comparison, Evidence, Need
 from tierwise.study import StrategyFigures, StudyFigures, import_evidence
+from tierwise.tasks import score_classes
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 PUBLISHED = sorted(path.parent for path in RESULTS.glob("*/figures.json"))
@@ -64,6 +65,29 @@ def test_bytes_and_accuracies_are_those_of_the_tables(published: tuple[StudyFigu
         assert deployments[one.id].accuracies == {known.metric: known.value for known in variant.accuracy}
         assert deployments[one.id].artifact_bytes == variant.artifact_bytes
         assert deployments[one.id].training_s == pytest.approx(variant.training_s)
+
+
+def test_accuracies_follow_from_the_answers_where_they_were_published(published: tuple[StudyFigures, Path]) -> None:
+    figures, folder = published
+    if not (folder / "answers.csv").exists():
+        # Exported by an earlier release, which kept none: nothing in it may claim to rest on them.
+        assert all(one.against_baseline is None or _of_load(one, figures) for one in figures.strategies)
+        return
+    with (folder / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = np.array([int(row["label"]) for row in rows])
+    for key in set(rows[0]) - {"item", "label"}:
+        (known,) = figures.variants[key].accuracy
+        predicted = np.array([int(row[key]) for row in rows])
+        assert known.items == len(rows)
+        assert score_classes(known.metric, predicted, labels) == known.value
+
+
+def _of_load(one: StrategyFigures, figures: StudyFigures) -> bool:
+    """Whether answers were compared on fewer inputs than the test split has, or not at all."""
+    contrast = one.against_baseline
+    assert contrast is not None
+    return contrast.accuracy is None or contrast.accuracy.items < figures.variants[one.variant].accuracy[0].items
 
 
 def test_comparisons_are_those_of_the_blocks(published: tuple[StudyFigures, Path]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import os
 import random
 import shutil
@@ -173,13 +174,18 @@ def test_a_study_measures_what_was_planned(whole: tuple[Path, list[str]]) -> Non
         (accuracy,) = variant.manifest.accuracy
         assert (accuracy.split, accuracy.items) == ("test", study.test_items)
         assert (folder / "study" / variant.directory / "manifest.json").exists()
+        # What it answered to the test items gives that accuracy again; a cut changes no answer.
+        assert study.answers is not None
+        predicted = study.answers.predicted[variant.key]
+        assert len(predicted) == study.test_items
+        assert (predicted == study.answers.labels).mean() == pytest.approx(accuracy.value)
 
 
 @pytest.mark.emulation
 def test_an_export_holds_what_was_measured_and_can_be_imported(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     study = load_study(whole[0] / "study")
     out = export_study(study, tmp_path / "figures")
-    assert sorted(path.name for path in out.iterdir()) == ["accuracy.csv", "figures.json", "latency.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["accuracy.csv", "answers.csv", "figures.json", "latency.csv"]
     figures = msgspec.json.decode((out / "figures.json").read_bytes(), type=StudyFigures)
     assert figures == study_figures(study)
     assert figures.complete
@@ -192,6 +198,12 @@ def test_an_export_holds_what_was_measured_and_can_be_imported(whole: tuple[Path
         assert one.latency.p90.value_s <= one.p95.value_s <= one.latency.max_s
         assert (one.against_baseline is None) == one.id.startswith("identity")
         assert figures.variants[one.variant].accuracy == study.variants[one.variant].manifest.accuracy
+    assert study.answers is not None
+    with (out / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["label"]) for row in rows] == study.answers.labels.tolist()
+    for variant, predicted in study.answers.predicted.items():
+        assert [int(row[variant]) for row in rows] == predicted.tolist()
     imported = import_evidence(out / "latency.csv", out / "accuracy.csv")
     measured = evidence_of(study)
     need = Need()

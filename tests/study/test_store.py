@@ -8,11 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from tierwise._errors import StoreError
 from tierwise.measure import Record, StageTime
-from tierwise.study import load_study
+from tierwise.study import Answers, evidence_of, load_study
+from tierwise.study._answers import Examined, keep_examined, load_examined, packed, unpacked
 from tierwise.study._lock import locked
 from tierwise.study._read import summarise_cell
 from tierwise.study._store import DATABASE, Store
@@ -22,6 +24,10 @@ RECORD = Record(
     started_ns=2**53 + 1, latency_s=0.1 + 0.2, stages=(StageTime("x", "infer", 1e-9),), bytes_up=3, bytes_down=4,
     prediction=2, correct=False,
 )  # fmt: skip
+
+
+VERSION_1 = Path(__file__).with_name("version-1.sql")
+"""A whole study as the release before version 2 wrote it: 15 records of 3 strategies."""
 
 
 @pytest.fixture
@@ -115,13 +121,14 @@ def test_an_unprepared_study_cannot_be_read_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["header", "middle", "text"])
 def test_a_broken_database_says_so(store: Store, tmp_path: Path, damage: str) -> None:
     store.append([changed(query=k) for k in range(300)])
+    page = store._connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'records'").fetchone()[0]
     store.close()
     path = tmp_path / DATABASE
     content = bytearray(path.read_bytes())
     if damage == "text":
         content = bytearray(b"this is no database at all" * 400)
     else:
-        start = 0 if damage == "header" else len(content) // 2
+        start = 0 if damage == "header" else 4096 * (page - 1)
         content[start : start + 6000] = os.urandom(6000)
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"study\.sqlite: the study's database must be readable.*Restore the file"):
@@ -132,8 +139,78 @@ def test_another_version_is_refused(store: Store, tmp_path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         connection.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match="reads studies of version 1, but got version 99"):
+    with pytest.raises(StoreError, match="reads studies of versions 1 and 2, but got version 99"):
         Store(tmp_path)
+
+
+def test_answers_come_back_as_they_were(store: Store, tmp_path: Path) -> None:
+    assert store.answers() is None
+    labels = np.array([0, 1, 70_000, 3])
+    with store.transaction():
+        store.put_all("variants", {"a": 1, "b": 2})
+        store.put_answers(Answers(labels, {"a": np.array([0, 1, 1, 1]), "b": np.array([0, -1, 2**40, 0])}))
+    store.close()
+    with closing(Store(tmp_path, write=False)) as again:
+        found = again.answers()
+    assert found is not None
+    assert found.labels.tolist() == labels.tolist()
+    assert {name: list(one) for name, one in found.predicted.items()} == {"a": [0, 1, 1, 1], "b": [0, -1, 2**40, 0]}
+
+
+def test_answers_are_of_a_variant_of_the_study_and_written_once(store: Store) -> None:
+    answers = Answers(np.array([1, 2]), {"a": np.array([1, 1])})
+    with pytest.raises(sqlite3.IntegrityError), store.transaction():
+        store.put_answers(answers)
+    assert store.answers() is None
+    with store.transaction():
+        store.put_all("variants", {"a": 1})
+        store.put_answers(answers)
+    with pytest.raises(sqlite3.IntegrityError), store.transaction():
+        store.put_answers(answers)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x03abc", b"\x02abc", packed(np.arange(9))[:-3]])
+def test_damaged_answers_say_so(damage: bytes) -> None:
+    with pytest.raises(StoreError, match="here: answers to test items must be readable"):
+        unpacked(damage, "here")
+
+
+def test_what_was_examined_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    assert load_examined(tmp_path, "a") is None
+    examined = Examined(digest="d", labels=packed(np.array([1])), predicted=packed(np.array([2])))
+    keep_examined(tmp_path, "a", examined)
+    assert load_examined(tmp_path, "a") == examined
+    (only,) = (tmp_path / "answers").iterdir()
+    only.write_bytes(only.read_bytes()[:-4])
+    assert load_examined(tmp_path, "a") is None
+
+
+def test_a_study_of_version_1_is_read_as_it_is_and_brought_up_to_date_by_the_writer(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.executescript(VERSION_1.read_text())
+        connection.execute("PRAGMA journal_mode=WAL")
+        rows = connection.execute("SELECT * FROM records ORDER BY id").fetchall()
+    content = (tmp_path / DATABASE).read_bytes()
+    before = load_study(tmp_path)
+    assert (tmp_path / DATABASE).read_bytes() == content
+    assert before.complete
+    assert before.answers is None
+    assert [(one.strategy, one.latency_s, one.started_ns) for one in before.records] == [
+        (r[1], r[9], r[8]) for r in rows
+    ]
+    assert len(before.records) == 15
+    assert any("were not kept for 2 of 2 variants" in note for note in evidence_of(before).notes)
+    with closing(Store(tmp_path)) as store:
+        one = before.records[0]
+        store.append([msgspec.structs.replace(one, round=7, query=7)])
+        assert store._connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert store._connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    after = load_study(tmp_path)
+    assert after.records[:-1] == before.records
+    assert after.records[-1].round == 7
+    assert (after.strategies, after.variants, after.sessions) == (before.strategies, before.variants, before.sessions)
+    Store(tmp_path).close()  # a second time there is nothing to do
+    assert load_study(tmp_path).records == after.records
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ from tierwise.tasks import (
     Task,
     TaskSpec,
     Training,
+    build_subject,
     load_task,
     score,
 )
 from tierwise.tasks._checkpoint import load_checkpoint, load_weights
 from tierwise.tasks._spec import BuiltinName
-from tierwise.tasks._subject import build_subject
 from tierwise.tasks._training import _augmented, _padding_mask, _without_padding, trained
 
 

@@ -119,6 +119,9 @@ def test_a_wrong_tensor_gets_one_clear_error(changes, must):
         (b'{"inputs":[],"outputs":[{"name":"y","parameters":{"binary_data":1}}]}', None),
         (b'{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}', None),
         (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1]}]}', None),
+        (b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[1],"data":["\xb8"]}]}', None),
+        (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[["\xb8"]]}]}', None),
+        (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1e999]}]}', None),
     ],
 )
 def test_a_wrong_body_gets_one_clear_error(body, json_bytes):

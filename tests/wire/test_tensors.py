@@ -147,3 +147,10 @@ def test_parameters_keep_their_types() -> None:
     request.message.parameters["empty"].SetInParent()
     assert read_parameters(request.message.parameters) == given
     assert isinstance(read_parameters(request.message.parameters)["b"], bool)
+
+
+@pytest.mark.parametrize("dtype", ["FP32", "BYTES"])
+def test_a_shape_that_no_memory_could_have_is_refused_where_nothing_is_in_it(dtype: str) -> None:
+    assert from_message(InferTensor("x", dtype, (0, 1 << 40), b"")).shape == (0, 1 << 40)
+    with pytest.raises(InputError, match="x: a shape must be of at most"):
+        from_message(InferTensor("x", dtype, (0, 2**63 - 1, 2**63 - 1), b""))

@@ -147,7 +147,7 @@ def _decode(raw: bytes | memoryview, directory: Path) -> Manifest:
                 fix="Build the artifact again with this release, or use the release that wrote it",
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"the manifest must be valid ({error})", where=where) from error
     for entry in manifest.files:
         _check_name(entry.name, directory)

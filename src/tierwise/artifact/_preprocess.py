@@ -98,14 +98,19 @@ class Preprocessor:
                 raise InputError("a text encoding needs the artifact's directory", where=encoding.tokenizer)
             self._tokenizer = _load_tokenizer(directory / encoding.tokenizer, encoding.max_length)
         elif isinstance(encoding, ImageInput):
-            std = np.asarray(encoding.std, dtype=np.float32).reshape(-1, 1, 1)
-            mean = np.asarray(encoding.mean, dtype=np.float32).reshape(-1, 1, 1)
             if len(encoding.mean) != encoding.channels or len(encoding.std) != encoding.channels:
                 raise InputError(
                     "mean and std must have one value per channel",
                     got=f"{len(encoding.mean)} and {len(encoding.std)} for {encoding.channels} channels",
                 )
+            if not (all(1e-6 <= s <= 1e6 for s in encoding.std) and all(abs(m) <= 1e6 for m in encoding.mean)):
+                raise InputError(
+                    "std must be from 1e-6 to 1e6 and mean within 1e6",
+                    got=f"std {list(encoding.std)}, mean {list(encoding.mean)}",
+                )
             # (x / 255 - mean) / std as one multiplication and one addition.
+            std = np.asarray(encoding.std, dtype=np.float32).reshape(-1, 1, 1)
+            mean = np.asarray(encoding.mean, dtype=np.float32).reshape(-1, 1, 1)
             self._gain = (1.0 / (255.0 * std)).astype(np.float32)
             self._offset = (-mean / std).astype(np.float32)
 

@@ -90,7 +90,9 @@ def _figure_lines(one: Figures, at: str) -> Iterator[str]:
             lost += f" ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
         yield f"  accuracy   {one.accuracy:.4f}{lost}"
     if one.energy is not None:
-        yield f"  energy     {one.energy.joules:.3g} J a request, {one.energy.kind} ({one.energy.source})"
+        above = one.energy.above_idle_j
+        part = "" if above is None else f" ({above:.3g} J above idle)"
+        yield f"  energy     {one.energy.joules:.3g} J a request{part}, {one.energy.kind} ({one.energy.source})"
     if one.wire_bytes is not None:
         yield f"  links      {format_bytes(one.wire_bytes)} a request"
     if one.artifact_bytes is not None:
@@ -120,12 +122,12 @@ def _contrast(one: Contrast) -> str:
     if one.accuracy is not None:
         answers = one.accuracy
         text += (
-            f"; on {answers.items} inputs {answers.only_first} right only here and {answers.only_second} only there "
-            f"(McNemar {_p(answers.p)})"
+            f"; of {answers.items} test items {answers.only_first} right only here and {answers.only_second} "
+            f"only there (McNemar {_p(answers.p)})"
         )
     gap = one.accuracy_difference
     if gap is not None and gap.low < gap.high:
-        text += f", {100 * gap.value:+.1f} pp [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        text += f", {100 * gap.value:+.2f} pp [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
     if one.accuracy_p is not None:
         text += f"; accuracies by Wilcoxon {_p(one.accuracy_p)} (as published)"
     return text

@@ -11,8 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import ArtifactError, InputError
+from tierwise.codecs._frame import check_count
 
 __all__ = ["AffineCodec", "AffineTables", "calibrated", "read_affine", "write_affine"]
+
+
+# Computing stays within 32-bit floats.
+_LARGEST: Final = 1e30
 
 
 @final
@@ -53,11 +58,12 @@ def read_affine(content: bytes) -> AffineTables:
         stored = msgspec.msgpack.decode(content, type=_Stored)
     except msgspec.DecodeError as error:
         raise ArtifactError(f"the ranges of a codec must be as they were written ({error})") from error
-    numbers = np.array([*stored.low, *stored.step], np.float64)
     sound = stored.version == 1 and 1 <= stored.bits <= 8 and len(stored.low) == len(stored.step) > 0
-    if not sound or not np.isfinite(numbers).all() or min(stored.step) <= 0:
+    sound = sound and all(abs(low) <= _LARGEST for low in stored.low)
+    if not sound or not all(1 / _LARGEST <= step <= _LARGEST for step in stored.step):
         raise ArtifactError(
-            "the ranges of a codec must be one low and one step above 0 for each channel, with 1 to 8 bits",
+            "the ranges of a codec must be one low and one step above 0 for each channel that 32-bit floats can bear, "
+            "with 1 to 8 bits",
             got=f"version {stored.version}, {stored.bits} bits, {len(stored.low)} lows, {len(stored.step)} steps",
         )
     return AffineTables(stored.bits, tuple(stored.low), tuple(stored.step))
@@ -104,7 +110,8 @@ class AffineCodec:
             InputError: More channels than tables, or values that are not numbers.
         """
         low, step = self._along(tensor.shape)
-        scaled = np.rint((tensor - low) / step)
+        with np.errstate(over="ignore"):  # infinity is outside every range too
+            scaled = np.rint((tensor - low) / step)
         if np.isnan(scaled).any():
             raise InputError("values of a latent must be numbers", got="nan")
         codes = np.clip(scaled, 0, 2**self.tables.bits - 1).astype(np.uint8)
@@ -117,6 +124,7 @@ class AffineCodec:
             InputError: The payload cannot be of this shape.
         """
         low, step = self._along(shape)
+        check_count((shape[0], len(self._low), *shape[2:]))
         count, bits = int(np.prod(shape, dtype=np.int64)), self.tables.bits
         if len(payload) != -(-count * bits // 8):
             raise InputError(

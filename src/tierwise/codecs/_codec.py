@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.codecs._frame import TAG_BYTES, Frame, check_count, read_frame
+from tierwise.codecs._frame import MOST_ELEMENTS, TAG_BYTES, Frame, check_count, read_frame
 
 __all__ = ["Codec", "decode", "encode"]
-
-_MOST_ELEMENTS: Final = 1 << 26
 
 
 class Codec(Protocol):
@@ -52,11 +50,23 @@ def encode(codec: Codec, tensor: npt.NDArray[Any], channels: int | None = None, 
     return Frame(codec.NUMBER, (tag or codec.tag)[:TAG_BYTES], sent.shape, payload, flags).encode()
 
 
-def decode(codec: Codec, content: bytes | memoryview, tag: bytes | None = None) -> npt.NDArray[np.float32]:
-    """The tensor in a frame; ``tag`` as for `encode`.
+def decode(
+    codec: Codec,
+    content: bytes | memoryview,
+    most_elements: int = MOST_ELEMENTS,
+    tag: bytes | None = None,
+) -> npt.NDArray[np.float32]:
+    """The tensor in a frame.
+
+    Args:
+        codec: How.
+        content: The frame.
+        most_elements: Largest tensor to decode. A few bytes can stand for a tensor of the largest size, which a machine
+            without the fast coder decodes for a minute: where frames come from strangers, say what is expected.
+        tag: As for `encode`.
 
     Raises:
-        InputError: Not a frame, damaged, of another codec or of other tables.
+        InputError: Not a frame, damaged, too large, of another codec or of other tables.
     """
     frame = read_frame(content)
     if frame.codec != codec.NUMBER or frame.tag != (tag or codec.tag)[:TAG_BYTES]:
@@ -65,5 +75,5 @@ def decode(codec: Codec, content: bytes | memoryview, tag: bytes | None = None) 
             got=f"codec {frame.codec}, tables {frame.tag.hex()}",
             fix="Deploy both parts from one artifact",
         )
-    check_count(frame.shape, _MOST_ELEMENTS)
+    check_count(frame.shape, most_elements)
     return codec.unpack(frame.payload, frame.flags, frame.shape)

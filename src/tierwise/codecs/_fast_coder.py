@@ -7,6 +7,7 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
+from tierwise._errors import InputError
 from tierwise.codecs._range_coder import PRECISION, close, uncarry
 
 __all__ = ["FastDecoder", "FastEncoder", "model_of"]
@@ -62,8 +63,15 @@ class FastDecoder:
         self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
     def decode(self, count: int, model: Any) -> npt.NDArray[np.int32]:
-        """The next ``count`` symbols."""
+        """The next ``count`` symbols.
+
+        Raises:
+            InputError: No coder with this model can have written the stream.
+        """
         if not count:
             return np.empty(0, np.int32)
-        symbols: npt.NDArray[np.int32] = self._decoder.decode(model, count)
+        try:
+            symbols: npt.NDArray[np.int32] = self._decoder.decode(model, count)
+        except AssertionError as error:  # the library's word for it
+            raise InputError(f"a payload must be of the tables that it is read with ({error})") from error
         return symbols

@@ -24,6 +24,7 @@ __all__ = ["MAGIC", "VERSION", "Frame", "read_frame", "read_varint", "write_vari
 
 MAGIC: Final = 0x54
 VERSION: Final = 1
+MOST_ELEMENTS: Final = 1 << 26
 TAG_BYTES: Final = 3
 _HEAD, _CRC = 3 + TAG_BYTES, 4
 _ONE_ITEM: Final = 1
@@ -124,15 +125,14 @@ def read_varint(content: memoryview | bytes, at: int, end: int) -> tuple[int, in
     raise InputError("a number in a frame must be whole and below 2^31")
 
 
-def check_count(shape: Sequence[int], most: int) -> int:
-    """Elements of ``shape``.
+def check_count(shape: Sequence[int], most: int = MOST_ELEMENTS) -> None:
+    """A frame's tensor is of a size that can be given to it, also where one of its axes is 0.
 
     Raises:
         InputError: More than ``most``: whoever sent the frame shall not decide how much memory it takes.
     """
     count = 1
     for axis in shape:
-        count *= axis
+        count *= max(1, axis)
         if count > most:
             raise InputError(f"a frame must hold at most {most:,} elements", got=list(shape))
-    return count

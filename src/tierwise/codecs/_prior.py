@@ -90,9 +90,9 @@ def read_prior(content: bytes) -> PriorTables:
         raise ArtifactError("the tables of a prior must be of version 1", got=stored.version)
     for i, (median, lowest, frequencies) in enumerate(stored.channels):
         sound = 2 <= len(frequencies) <= _MOST_VALUES + 1 and min(frequencies) >= 1 and sum(frequencies) == TOTAL
-        if not (sound and np.isfinite(median) and abs(lowest) < 1 << 24):
+        if not (sound and abs(median) < 1 << 24 and abs(lowest) < 1 << 24):
             raise ArtifactError(
-                f"each channel must have up to {_MOST_VALUES} frequencies of at least 1 that sum to {TOTAL}",
+                f"each channel must have up to {_MOST_VALUES} frequencies from 1 that sum to {TOTAL}, within 2^24",
                 got=f"{len(frequencies)} that sum to {sum(frequencies)}",
                 where=f"channel {i}",
             )

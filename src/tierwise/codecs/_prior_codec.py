@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tierwise._errors import InputError, UnavailableError
 from tierwise.codecs._fast_coder import FastDecoder, FastEncoder, model_of
-from tierwise.codecs._frame import read_varint, write_varint
+from tierwise.codecs._frame import check_count, read_varint, write_varint
 from tierwise.codecs._prior import ChannelTable, PriorTables, write_prior
 from tierwise.codecs._range_coder import PRECISION, PythonDecoder, PythonEncoder
 
@@ -96,6 +96,7 @@ class PriorCodec:
             InputError: The payload cannot be of these tables.
         """
         count = self._checked(shape)
+        check_count((shape[0], len(self._channels), *shape[2:]))
         escaped, at = memoryview(b""), 0
         if flags & _ESCAPES:
             size, at = read_varint(payload, 0, len(payload))

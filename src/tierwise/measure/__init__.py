@@ -13,12 +13,14 @@ from tierwise.measure._effect import (
     accuracy_difference,
     cliffs_delta,
     compare_ratio,
+    f1_difference,
     mcnemar,
     newcombe,
 )
 from tierwise.measure._energy import Energy, Power, modelled_energy
 from tierwise.measure._environment import Environment, Throttling, read_environment
 from tierwise.measure._load import Turn, class_of, run_block, run_cold
+from tierwise.measure._metered import Rest, Wattmeter
 from tierwise.measure._meters import InaMeter, Meter, ModelledMeter, NvmlMeter, RaplMeter, Running, open_meters
 from tierwise.measure._progress import Advance, Progress, Silent
 from tierwise.measure._record import STAGES, Record, Reply, StageTime, SystemUnderTest
@@ -58,6 +60,7 @@ __all__ = [
     "RaplMeter",
     "Record",
     "Reply",
+    "Rest",
     "Running",
     "Samples",
     "Scenario",
@@ -71,6 +74,7 @@ __all__ = [
     "Turn",
     "Verdict",
     "WarmUp",
+    "Wattmeter",
     "accuracy_difference",
     "bca",
     "block",
@@ -78,6 +82,7 @@ __all__ = [
     "class_of",
     "cliffs_delta",
     "compare_ratio",
+    "f1_difference",
     "friedman",
     "holm",
     "isa",

@@ -20,11 +20,14 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
         joules: Energy.
         kind: ``measured`` by a meter or ``modelled`` from times, bytes and assumed watts.
         source: The meter, or the sources of the model's figures.
+        above_idle_j: Of ``joules``, which count the whole machine, the part above what it draws at rest for as long;
+            None where that is not known.
     """
 
     joules: float
     kind: Literal["measured", "modelled"]
     source: str
+    above_idle_j: float | None = None
 
 
 class Power(Protocol):
@@ -80,10 +83,11 @@ def modelled_energy(
         raise InputError(f"every tier on the path needs a power model, and {', '.join(missing)} has none")
     if duration_s < 0 or min([*busy_s.values(), *link_bytes.values()], default=0) < 0:
         raise InputError("times and bytes must not be negative")
-    joules = 0.0
+    joules = idle_j = 0.0
     for tier, busy in busy_s.items():
         own = power[tier]
-        joules += own.idle_w * duration_s + (own.active_w - own.idle_w) * busy
+        idle_j += own.idle_w * duration_s
+        joules += (own.active_w - own.idle_w) * busy
         joules += own.radio_j_per_byte * link_bytes.get(tier, 0.0)
     sources = "; ".join(f"{tier}: {power[tier].source}" for tier in busy_s)
-    return Energy(joules=joules, kind="modelled", source=sources)
+    return Energy(joules=idle_j + joules, kind="modelled", source=sources, above_idle_j=joules)

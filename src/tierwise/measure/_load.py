@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tierwise._clock import Clock
 from tierwise.measure._blocks import Block, Query
+from tierwise.measure._metered import Wattmeter
 from tierwise.measure._record import Record, Reply, SystemUnderTest
 from tierwise.measure._scenario import Offline, Scenario, Server, SingleStream
 
@@ -34,7 +35,12 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_block(
-    block: Block, systems: Mapping[str, SystemUnderTest], scenario: Scenario, clock: Clock, turn: Turn
+    block: Block,
+    systems: Mapping[str, SystemUnderTest],
+    scenario: Scenario,
+    clock: Clock,
+    turn: Turn,
+    wattmeter: Wattmeter | None = None,
 ) -> tuple[Record, ...]:
     """Measure one block.
 
@@ -44,21 +50,29 @@ def run_block(
         scenario: How the requests of one turn follow each other.
         clock: Times and waits.
         turn: What goes into every record.
+        wattmeter: Read before and after every strategy's turn, outside of what is timed; None: there is no meter.
 
     Returns:
         One record per strategy and query, in the order of the strategies' turns, then of the queries.
     """
     records: list[Record] = []
     for name in block.order:
-        match scenario:
-            case SingleStream():
-                records += [
-                    _issue(systems[name], scenario.TAG, block.round, query, clock.now_ns(), clock, turn)
-                    for query in block.queries
-                ]
-            case Server() | Offline():
-                records += _run_open(systems[name], scenario, block, clock, turn)
+        reading = None if wattmeter is None else wattmeter.start()
+        own = _run_turn(systems[name], scenario, block, clock, turn)
+        if wattmeter is not None and reading is not None:
+            own = wattmeter.share(own, reading.stop())
+        records += own
     return tuple(records)
+
+
+def _run_turn(system: SystemUnderTest, scenario: Scenario, block: Block, clock: Clock, turn: Turn) -> Sequence[Record]:
+    match scenario:
+        case SingleStream():
+            return [
+                _issue(system, scenario.TAG, block.round, query, clock.now_ns(), clock, turn) for query in block.queries
+            ]
+        case Server() | Offline():
+            return _run_open(system, scenario, block, clock, turn)
 
 
 def run_cold(

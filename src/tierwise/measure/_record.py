@@ -114,6 +114,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         exit_frac: Share of the request's items that left at an early exit; None where the model has none.
         error: Why the request failed; None where it did not.
         attempt: How often the session had been opened before (0 unless the study was interrupted in it).
+        energy_j: Joules that the meters of the measuring machine counted over the strategy's turn, over its requests
+            (SingleStream has one a turn); None where there is no meter, and for cold requests.
+        above_idle_j: Of these, what lies above the same machine at rest for as long; noise may make it negative.
     """
 
     strategy: str
@@ -134,6 +137,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     exit_frac: float | None = None
     error: str | None = None
     attempt: int = 0
+    energy_j: float | None = None
+    above_idle_j: float | None = None
 
     @property
     def key(self) -> tuple[str, str, int, int, int, bool]:

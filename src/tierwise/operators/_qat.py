@@ -26,6 +26,7 @@ from tierwise.operators._quantise import (
     integer_types,
     prepared,
     quantised,
+    quantiser_errors,
 )
 from tierwise.operators._session import validation_score
 from tierwise.operators._work import Context, Stage, Work
@@ -92,16 +93,8 @@ def qat(spec: QAT, work: Work, context: Context) -> Work:
     _check_splits(work.task)
     scheme = Scheme(isa=spec.isa, per_channel=spec.per_channel, products_only=has_attention(work.model))
     started = time.process_time()
-    try:
+    with quantiser_errors(work.task, "qat"):
         floating, ranges, before = _calibrated(spec, scheme, work, context)
-    except InputError:
-        raise
-    except Exception as error:  # ONNX Runtime's tools raise whatever comes
-        raise InputError(
-            f"ONNX Runtime must be able to quantise the model ({str(error).strip().partition(chr(10))[0]})",
-            where=f"task {work.task.name!r}",
-            fix="Quantise a simpler export of the model, or leave qat out of the chain",
-        ) from error
     module = IntegerModule(before, floating, ranges, weight_limit=64 if spec.isa == "x86" else 127)
     spent = time.process_time() - started
     tuned = fine_tune(

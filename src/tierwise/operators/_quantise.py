@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ __all__ = [
     "integer_types",
     "prepared",
     "quantised",
+    "quantiser_errors",
 ]
 
 Isa = Literal["auto", "x86-vnni", "x86", "arm64"]
@@ -179,3 +181,22 @@ def _copy_scopes(source: onnx.ModelProto, target: onnx.ModelProto) -> None:
     for node in target.graph.node:
         if node.name in by_name and not node.metadata_props:
             node.metadata_props.extend(by_name[node.name].metadata_props)
+
+
+@contextmanager
+def quantiser_errors(task: Task, operator: str) -> Iterator[None]:
+    """The block uses ONNX Runtime's tools, which raise whatever comes: it leaves as one error that names the task.
+
+    Raises:
+        InputError: Something failed in the block.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"ONNX Runtime must be able to quantise the model ({str(error).strip().partition(chr(10))[0]})",
+            where=f"task {task.name!r}",
+            fix=f"Quantise a simpler export of the model, or leave {operator} out of the chain",
+        ) from error

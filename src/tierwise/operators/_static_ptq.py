@@ -10,7 +10,6 @@ import msgspec
 import onnx
 
 from tierwise._config import Spec
-from tierwise._errors import InputError
 from tierwise.measure import isa
 from tierwise.operators._calibration import Method
 from tierwise.operators._crossing import neighbours, refitted
@@ -23,6 +22,7 @@ from tierwise.operators._quantise import (
     integer_types,
     prepared,
     quantised,
+    quantiser_errors,
 )
 from tierwise.operators._sensitivity import back_to_float
 from tierwise.operators._work import Context, Stage, Work
@@ -79,16 +79,8 @@ def static_ptq(spec: StaticPTQ, work: Work, context: Context) -> Work:
     spec = resolve_static_ptq(spec)
     scheme = Scheme(isa=spec.isa, per_channel=spec.per_channel, products_only=has_attention(work.model))
     started = time.process_time()
-    try:
+    with quantiser_errors(work.task, "sptq"):
         model, notes = _quantised(spec, scheme, work, context)
-    except InputError:
-        raise
-    except Exception as error:  # ONNX Runtime's tools raise whatever comes
-        raise InputError(
-            f"ONNX Runtime must be able to quantise the model ({str(error).strip().partition(chr(10))[0]})",
-            where=f"task {work.task.name!r}",
-            fix="Quantise a simpler export of the model, or leave sptq out of the chain",
-        ) from error
     done = dataclasses.replace(
         work,
         model=model,

@@ -8,7 +8,6 @@ from typing import final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from tierwise._errors import InputError
 from tierwise.measure import (
@@ -25,13 +24,14 @@ from tierwise.measure import (
     bootstrap,
     cliffs_delta,
     compare_ratio,
+    f1_difference,
     friedman,
     kruskal_conover,
     mcnemar,
     newcombe,
     wilcoxon_p,
 )
-from tierwise.planner._evidence import Deployment, Evidence, Subject
+from tierwise.planner._evidence import Deployment, Evidence, Judged, Subject
 from tierwise.planner._need import Need
 
 __all__ = ["Comparison", "Contrast", "Figures", "Tests"]
@@ -39,8 +39,10 @@ __all__ = ["Comparison", "Contrast", "Figures", "Tests"]
 _SHARES = frozenset({"accuracy", "top-1", "top-5", "top1", "top5"})
 """Metrics that are shares of items, so that the number of items gives an interval; an F1 score is none."""
 
+_PAIRED = frozenset({"accuracy", "f1"})
+"""Metrics that follow from the classes that were answered."""
+
 _ALPHA = 0.05
-Booleans = npt.NDArray[np.bool_]
 
 
 @final
@@ -55,8 +57,10 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         latency_s: The quantile asked for; None where there are too few samples for it (`missing` says so).
         median_s: The median.
         accuracy: By the subject's metric; None where unknown.
-        accuracy_lost: Against the baseline; the interval takes both as independent, and is None for metrics that are
-            no shares of items.
+        accuracy_lost: Against the baseline.
+        accuracy_lost_interval: Paired over test items where the answers of both are known; else it takes both as
+            independent, and is None for metrics that are no shares of items.
+        accuracy_paired: Whether that interval is the paired one.
         energy: Of one request.
         wire_bytes: Of one request over all links.
         artifact_bytes: Size of the artifact.
@@ -80,6 +84,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     training_s: float | None
     error_frac: float
     missing: str = ""
+    accuracy_paired: bool = False
 
 
 @final
@@ -93,8 +98,10 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
         verdict: What the ratio's interval allows to claim of the first, with the margin.
         p: Of the pair, by the test that `Tests` names.
         delta: Cliff's delta of the latencies; negative where the first is faster.
-        accuracy: McNemar's test on the loaded inputs that both answered; None where answers were not judged.
-        accuracy_difference: First's share of right answers there less the second's; paired bootstrap over inputs.
+        accuracy: McNemar's test on all items of the test split; None where answers are not known or both deployments
+            have the same variant.
+        accuracy_difference: First's accuracy less the second's, by the subject's metric (share of right answers or F1
+            of class 1); paired bootstrap over test items. None as above, and for other metrics.
         accuracy_p: Wilcoxon over all accuracies of both operators (published tests only).
     """
 
@@ -156,6 +163,7 @@ class Comparison:
         blocked = block(samples)
         self._resampled = bootstrap(blocked, need.at, seed=seed)
         self._latencies = {name: own.latency_s for name, own in samples.items()}
+        self._differences: dict[tuple[str, str], Interval] = {}
         self._pairs: Friedman | RankTest | None = None
         self.tests: Tests | None = None
         if len(samples) > 1:
@@ -201,20 +209,24 @@ class Comparison:
             median_s=float(np.median(samples)),
             accuracy=one.accuracies.get(self._subject.metric),
             accuracy_lost=self._evidence.accuracy_lost(one),
-            accuracy_lost_interval=None if base is None else self._lost(base, one),
+            accuracy_lost_interval=None if base is None else self._gap(base, one),
             energy=one.energy,
             wire_bytes=one.wire_bytes,
             artifact_bytes=one.artifact_bytes,
             training_s=one.training_s,
             error_frac=one.errors / one.requests if one.requests else 0.0,
             missing="" if enough else f"no p{100 * need.at:g} from {len(samples)} requests, {least} are needed",
+            accuracy_paired=base is not None and self._difference(base, one) is not None,
         )
 
     def accuracy_gap(self, first: str, second: str) -> Interval | None:
-        """Accuracy of the first less the second's, both taken as independent; None where no interval is known."""
-        return self._lost(self.deployments[first], self.deployments[second])
+        """Accuracy of the first less the second's, by test items where they are known; None: no interval is known."""
+        return self._gap(self.deployments[first], self.deployments[second])
 
-    def _lost(self, base: Deployment, one: Deployment) -> Interval | None:
+    def _gap(self, base: Deployment, one: Deployment) -> Interval | None:
+        return self._difference(base, one) or self._independent(base, one)
+
+    def _independent(self, base: Deployment, one: Deployment) -> Interval | None:
         metric = self._subject.metric
         if metric not in _SHARES or metric not in one.accuracies or metric not in base.accuracies:
             return None
@@ -228,7 +240,8 @@ class Comparison:
         if self._pairs is None:
             raise KeyError(second)
         paper = self._need.tests == "paper"
-        judged = None if paper else self._judged(first, second)
+        one, other = self.deployments[first], self.deployments[second]
+        judged = None if paper else self._judged(one, other)
         return Contrast(
             first=first,
             second=second,
@@ -236,20 +249,32 @@ class Comparison:
             verdict=compare_ratio(ratio, self._need.margin_frac),
             p=self._pairs.pair(first, second).p,
             delta=cliffs_delta(self._latencies[first], self._latencies[second]),
-            accuracy=None if judged is None else mcnemar(*judged),
-            accuracy_difference=None if judged is None else accuracy_difference(*judged),
+            accuracy=None if judged is None else mcnemar(judged[0].right, judged[1].right),
+            accuracy_difference=None if judged is None else self._difference(one, other),
             accuracy_p=self._wilcoxon(first, second) if paper else None,
         )
 
-    def _judged(self, first: str, second: str) -> tuple[Booleans, Booleans] | None:
-        """Whether each was right, on the inputs that both answered; None where there is none."""
-        judged = self._evidence.judged
-        one = judged.get(self.deployments[first].key)
-        other = judged.get(self.deployments[second].key)
-        if one is None or other is None:
+    def _judged(self, one: Deployment, other: Deployment) -> tuple[Judged, Judged] | None:
+        """What both answered to the test items; None where it is not known, or one variant answered for both."""
+        first, second = self._evidence.judged.get(one.key), self._evidence.judged.get(other.key)
+        if first is None or second is None or first.variant == second.variant:
             return None
-        _, at, other_at = np.intersect1d(one.items, other.items, return_indices=True)
-        return (one.right[at], other.right[other_at]) if len(at) else None
+        return (first, second) if np.array_equal(first.labels, second.labels) else None
+
+    def _difference(self, one: Deployment, other: Deployment) -> Interval | None:
+        """Accuracy of one less the other's by the subject's metric, paired over test items."""
+        judged = self._judged(one, other)
+        if judged is None or self._subject.metric not in _PAIRED:
+            return None
+        key = (judged[0].variant, judged[1].variant)
+        if key not in self._differences:
+            first, second = judged
+            if self._subject.metric == "f1":
+                found = f1_difference(first.predicted == 1, second.predicted == 1, first.labels == 1)
+            else:
+                found = accuracy_difference(first.right, second.right)
+            self._differences[key] = found
+        return self._differences[key]
 
     def _wilcoxon(self, first: str, second: str) -> float | None:
         """Over every subject, placement and metric that both operators have, as the published study paired them."""

@@ -127,15 +127,23 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 @final
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Answers on known items.
+    """Answers to every item of the test split, in its order, which is the same for all deployments of a subject.
 
     Attributes:
-        items: Ids, ascending, [n].
-        right: Whether the answer was right, [n].
+        variant: What answered; deployments of one variant have the same answers, and nothing is compared there.
+        predicted: Class that was answered, [n].
+        labels: Class that it is, [n].
     """
 
-    items: npt.NDArray[np.int64]
-    right: npt.NDArray[np.bool_]
+    variant: str
+    predicted: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether each answer was right, [n]."""
+        same: npt.NDArray[np.bool_] = self.predicted == self.labels
+        return same
 
 
 @final
@@ -150,7 +158,7 @@ class Evidence:
         deployments: In order; every one has samples.
         links: Figures of the links, from the device up; empty where unknown.
         samples: Latencies by `Deployment.key`.
-        judged: Answers on known items by `Deployment.key`, where there are any.
+        judged: Answers to test items by `Deployment.key`, where they are known.
         notes: What a reader should know.
     """
 

@@ -196,10 +196,7 @@ def _is_tied(comparison: Comparison, figures: Mapping[str, Figures], need: Need,
         return second <= first * (1 + need.margin_frac)
     if second - first <= 1e-12:
         return True
-    # Answers to the same items tell more than two shares do; without either, only equal figures are tied.
-    contrast = comparison.contrast(best, other)
-    if contrast.accuracy is not None and contrast.accuracy.p < 0.05:
-        return False
+    # By answers to the same items where they are known; without any interval, only equal figures are tied.
     gap = comparison.accuracy_gap(best, other)
     return gap is not None and gap.holds(0.0)
 
@@ -218,7 +215,7 @@ def _why(figures: Mapping[str, Figures], need: Need, best: str, chosen: str, tie
         gain = f"loses {100 * (lost[1] - lost[0]):.2f} pp less accuracy"
         answers = next(one.accuracy for one in tied if one.second == best)
         if answers is not None and answers.p >= 0.05:
-            gain += " (a point estimate: on the loaded inputs the two cannot be told apart)"
+            gain += " (a point estimate: on the test items the two cannot be told apart)"
     elif own.training_s is not None and (first.training_s is None or own.training_s < first.training_s):
         gain = "needs less training at the same accuracy"
     else:

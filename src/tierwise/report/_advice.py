@@ -112,7 +112,9 @@ def _figures(one: Figures, metric: str) -> Iterator[tuple[str, str]]:
     if one.accuracy is not None:
         yield metric.capitalize() if metric != "f1" else "F1", f"{100 * one.accuracy:.2f} %{_lost(one)}"
     if one.energy is not None:
-        yield f"Energy, {one.energy.kind}", f"{energy_text(one.energy)} a request"
+        above = one.energy.above_idle_j
+        part = "" if above is None else f", {above:.2g} J of it above idle"
+        yield f"Energy, {one.energy.kind}", f"{energy_text(one.energy)} a request{part}"
     if one.wire_bytes is not None:
         yield "Over links", f"{format_bytes(one.wire_bytes)} a request" if one.wire_bytes else "nothing"
     if one.artifact_bytes is not None:
@@ -173,12 +175,15 @@ def _contrast(one: Contrast) -> str:
     )
     answers = one.accuracy
     if answers is not None and not answers.only_first and not answers.only_second:
-        text += f". Of {answers.items} inputs both were right on the same ones"
+        text += f". Of {answers.items} test items both were right on the same ones"
     elif answers is not None:
         text += (
-            f". Of {answers.items} inputs {answers.only_first} were right only with the chosen one and "
+            f". Of {answers.items} test items {answers.only_first} were right only with the chosen one and "
             f"{answers.only_second} only with the other (McNemar {p_text(answers.p)})"
         )
+    gap = one.accuracy_difference
+    if gap is not None and gap.low < gap.high:
+        text += f", {100 * gap.value:+.2f} pp [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
     return f"{text}."
 
 

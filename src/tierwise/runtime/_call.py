@@ -9,7 +9,7 @@ from typing import Any, Protocol, final
 import numpy.typing as npt
 
 from tierwise.runtime._guard import ANYBODY, Principal
-from tierwise.runtime._hop import ACCOUNT, Account, to_parameters
+from tierwise.runtime._hop import ACCOUNT, Account, path_parameters, to_parameters
 from tierwise.runtime._visit import Visit
 from tierwise.wire import Framed, Parameter, infer_response
 
@@ -96,7 +96,7 @@ class Answer:
         return self.outputs.tensors() if isinstance(self.outputs, Framed) else self.outputs
 
     def framed(self) -> Framed:
-        """The answer as the protocol's message and contents, without the account."""
+        """The answer as the protocol's message and contents, without parameters."""
         if not isinstance(self.outputs, Framed):
             return infer_response(self.model, self.id, self.outputs, self.version)
         # Another node's answer keeps the bytes of its tensors; what stands around them is this node's.
@@ -105,16 +105,21 @@ class Answer:
         message.model_name, message.model_version, message.id = self.model, self.version, self.id
         return self.outputs
 
-    def told(self) -> dict[str, Parameter]:
-        """The account as parameters of the answer; empty where the request did not ask for it.
+    @property
+    def accounted(self) -> bool:
+        """Whether the request asked for the whole account of its answer."""
+        return bool(self.call.parameters.get(ACCOUNT))
 
-        Call it when the tensors are encoded: it ends the stage ``encode``.
+    def told(self) -> Mapping[str, Parameter]:
+        """The answer's parameters: always which tiers made it, and the rest of the account where the request asked.
+
+        Call it when the tensors are encoded: where the account is asked for, it ends the stage ``encode``.
 
         The account cannot hold the time of its own encoding, nor of joining it to the contents (a copy of them); both
         count as the way back.
         """
-        if not self.call.parameters.get(ACCOUNT):
-            return {}
+        if not self.accounted:
+            return path_parameters(self.account.path)
         self.visit.encoded()
         now_ns = self.visit.now_ns()
         return to_parameters(self.account, self.visit.timeline.entries(), self.call.received_ns, now_ns)

@@ -58,10 +58,16 @@ class Curve:
         n, up to ``most`` and to what computes within ``budget_ns``. Where c is proportional to b, batching helps
         nobody and b is 1; where c hardly grows, b is n; a long queue, which is worth any gain in throughput, asks for
         larger batches than a short one.
+
+        Where a whole batch of ``most`` waits already, the line is a backlog, and what empties it fastest serves
+        everybody: the largest b within the budget whose time for an item is at most 1 % above the least. The largest,
+        because every turn also costs what the curve does not hold: handing it over, and caches gone cold.
         """
         best, least, one_ns = 1, math.inf, 0.0
         if not self._sizes or waiting < 2:
             return 1
+        if waiting >= most and len(self._sizes) > 1:
+            return self._fastest(most, budget_ns)
         limit = min(waiting, most)
         for size in (*(1 << power for power in range(limit.bit_length())), limit):
             one_ns = max(one_ns, self.ns(size))  # more items are never less work
@@ -69,6 +75,12 @@ class Curve:
             if mean_ns < 0.99 * least and (size == 1 or one_ns <= budget_ns):
                 best, least = size, mean_ns
         return best
+
+    def _fastest(self, most: int, budget_ns: float) -> int:
+        times_ns = {size: self.ns(size) for size in (*(1 << power for power in range(most.bit_length())), most)}
+        fitting = {size: ns / size for size, ns in times_ns.items() if size == 1 or ns <= budget_ns}
+        least_ns = min(fitting.values())
+        return max(size for size, item_ns in fitting.items() if item_ns <= 1.01 * least_ns)
 
     def queue_ns(self, waiting: int, most: int, budget_ns: float) -> float:
         """Expected time until all of ``waiting`` items are computed, in batches as `choose` has them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
 import grpc
@@ -15,11 +15,13 @@ from tierwise._errors import InputError
 from tierwise.runtime._call import Answer, Call
 from tierwise.runtime._desk import Desk
 from tierwise.runtime._guard import Method, Peer, Principal
+from tierwise.runtime._hop import path_parameters
 from tierwise.runtime._refusal import Code, RefusalError
 from tierwise.runtime._statistics import Duration, ModelStatistics
 from tierwise.wire import (
     METHODS,
     METRICS_PATH,
+    Parameter,
     decode_push,
     decode_request,
     protocol,
@@ -195,12 +197,22 @@ def _parsing(name: str, answer: Callable[[Any], Any]) -> Callable[[bytes], bytes
 
 def _encode(answer: Answer) -> bytes:
     framed = answer.framed()
-    told = answer.told()
-    if not told:
-        return framed.encode()
-    account = protocol.ModelInferResponse()
-    write_parameters(account.parameters, told)
-    return framed.encode(account.SerializeToString())
+    if not answer.accounted:
+        return framed.encode(_encoded_path(answer.account.path))
+    return framed.encode(_encoded_parameters(answer.told()))
+
+
+@functools.lru_cache(maxsize=256)
+def _encoded_path(path: tuple[str, ...]) -> bytes:
+    """What stands in every answer, as the bytes of its own part of the message: most answers took one of few paths."""
+    return _encoded_parameters(path_parameters(path))
+
+
+def _encoded_parameters(told: Mapping[str, Parameter]) -> bytes:
+    message = protocol.ModelInferResponse()
+    write_parameters(message.parameters, told)
+    encoded: bytes = message.SerializeToString()
+    return encoded
 
 
 def _statistics_message(model: ModelStatistics) -> Any:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
 import msgspec
@@ -22,10 +23,12 @@ from tierwise import __version__
 from tierwise.runtime._visit import Timeline
 from tierwise.wire import Exchange, Framed, Parameter, read_parameters
 
-__all__ = ["ACCOUNT", "Account", "ask_account", "clock_name", "count_hop", "to_parameters"]
+__all__ = ["ACCOUNT", "Account", "ask_account", "clock_name", "count_hop", "path_parameters", "to_parameters"]
 
 ACCOUNT: Final = "tierwise.account"
-"""The request parameter that asks for the account of an answer: who took part and where the time went."""
+"""The request parameter that asks for the account of an answer: where the time went, and bytes between the tiers."""
+
+_PATH_PARAMETER: Final = "tierwise.path"
 
 _STAGES = msgspec.json.Decoder(list[tuple[str, str, int]])
 _PATH = msgspec.json.Decoder(list[str])
@@ -70,15 +73,24 @@ def ask_account(request: Framed) -> Framed:
     return request
 
 
+@functools.lru_cache(maxsize=256)
+def path_parameters(path: tuple[str, ...]) -> Mapping[str, Parameter]:
+    """Which tiers took part, as the parameter that every answer has.
+
+    Few paths are taken again and again, so that their text is not made for every request.
+    """
+    return MappingProxyType({_PATH_PARAMETER: msgspec.json.encode(path).decode()})
+
+
 def to_parameters(
     account: Account, stages: Sequence[tuple[str, str, int]], received_ns: int, answered_ns: int
 ) -> dict[str, Parameter]:
-    """The account as parameters of an answer."""
+    """The account as parameters of an answer, the path among them."""
     exit_frac = {} if account.exit_frac is None else {"tierwise.exit": account.exit_frac}
     return {
         **exit_frac,
         "tierwise.stages": msgspec.json.encode(stages).decode(),
-        "tierwise.path": msgspec.json.encode(account.path).decode(),
+        **path_parameters(account.path),
         "tierwise.bytes_up": account.bytes_up,
         "tierwise.bytes_down": account.bytes_down,
         "tierwise.version": __version__,
@@ -109,7 +121,7 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *
         received_ns, answered_ns = int(told["tierwise.received_ns"]), int(told["tierwise.answered_ns"])
         stages = _STAGES.decode(str(told["tierwise.stages"]))
         account = Account(
-            path=tuple(_PATH.decode(str(told["tierwise.path"]))),
+            path=tuple(_PATH.decode(str(told[_PATH_PARAMETER]))),
             bytes_up=int(told["tierwise.bytes_up"]),
             bytes_down=int(told["tierwise.bytes_down"]),
             exit_frac=float(told["tierwise.exit"]) if "tierwise.exit" in told else None,

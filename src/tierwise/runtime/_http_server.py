@@ -34,7 +34,8 @@ def http_server(
         app: An ASGI application.
         addresses: ``host:port`` (port 0: the system picks one) or ``unix:/path``.
         tls: How connections are secured; None: they are not.
-        most_connections: Further ones are answered 503.
+        most_connections: Where there are more, those that ask nothing are let go, the one that was silent longest
+            first; where all ask, further ones are answered 503.
 
     Yields:
         The addresses as URLs, with the real ports.
@@ -119,19 +120,34 @@ def _url(scheme: str, address: str, one: socket.socket) -> str:
 
 @final
 class _PatientProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with a limit to its patience with clients that send a request's head drop by drop."""
+    """uvicorn's HTTP/1.1, with a limit to its patience with clients that ask nothing, or drop by drop."""
 
     _head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
         super().connection_made(transport)
+        self._make_room()
         self._expect_head()
         certificate = transport.get_extra_info("peercert") or {}
         names = tuple(name for _, name in certificate.get("subjectAltName", ())) + tuple(
             value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"
         )
         self.app_state = {**self.app_state, "certificate_names": names}
+
+    def _make_room(self) -> None:
+        """Let some go that ask nothing where there are too many; uvicorn would refuse the requests of all."""
+        if self.limit_concurrency is None or len(self.connections) < self.limit_concurrency:
+            return
+        others = [one for one in self.connections if isinstance(one, _PatientProtocol) and one is not self]
+        # Those that never sent a whole head go before those that asked and were answered.
+        never = [(one._head.when(), id(one), one) for one in others if one._head is not None]
+        waits = [(one, one.timeout_keep_alive_task) for one in others]
+        silent = never or [(task.when(), id(one), one) for one, task in waits if task is not None]
+        # Several at once: a flood shall not cost a search for each of its connections.
+        for _, _, one in sorted(silent)[: max(1, self.limit_concurrency // 16)]:
+            self.connections.discard(one)
+            one._let_go()
 
     def on_message_begin(self) -> None:
         """A request begins."""

@@ -6,7 +6,10 @@ import asyncio
 import functools
 import ipaddress
 import math
+import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, Final, final
 
@@ -96,11 +99,51 @@ class _Written:
 
 
 @final
+class _Returns:
+    """Answers on their way from the threads that made them to the event loop.
+
+    One wake-up of the loop, which costs system calls on both sides, brings all that are there by then.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._woken = False
+        self._made: deque[tuple[asyncio.Future[bytes], Future[bytes]]] = deque()
+
+    async def of(self, made: Future[bytes]) -> bytes:
+        """What ``made`` will hold, or its exception."""
+        loop = asyncio.get_running_loop()
+        waits: asyncio.Future[bytes] = loop.create_future()
+        made.add_done_callback(functools.partial(self._came, loop, waits))
+        return await waits
+
+    def _came(self, loop: asyncio.AbstractEventLoop, waits: asyncio.Future[bytes], made: Future[bytes]) -> None:
+        with self._mutex:
+            self._made.append((waits, made))
+            if self._woken or loop.is_closed():
+                return
+            self._woken = True
+        loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._mutex:
+            made, self._made, self._woken = self._made, deque(), False
+        for waits, future in made:
+            if waits.cancelled():  # its client is gone
+                continue
+            error = future.exception()
+            if error is None:
+                waits.set_result(future.result())
+            else:
+                waits.set_exception(error)
+
+
+@final
 class _RestFront:
     """The protocol's methods; one for each path."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+        self._desk, self._returns = desk, _Returns()
 
     def guarded(self, method: Method, answer: Answering) -> Handler:
         """``answer`` behind the guard, with refusals as answers."""
@@ -138,7 +181,7 @@ class _RestFront:
             principal=principal,
             front="rest",
         )
-        content = await asyncio.wrap_future(self._desk.submit(call))
+        content = await self._returns.of(self._desk.submit(call))
         if written.json_bytes is None:
             return Response(content, media_type=_JSON)
         headers = {_JSON_BYTES: str(written.json_bytes)}

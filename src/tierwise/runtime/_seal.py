@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import ArtifactError, InputError
 from tierwise.artifact import Artifact, Boundary, TensorSpec
-from tierwise.codecs import AffineCodec, Codec, PriorCodec, RawCodec, decode, encode, read_affine, read_prior
+from tierwise.codecs import (
+    AffineCodec,
+    Codec,
+    PriorCodec,
+    RawCodec,
+    decode,
+    encode,
+    read_affine,
+    read_frame,
+    read_prior,
+)
 
 __all__ = ["Seal", "seal_at"]
+
+_MOST_ITEMS: Final = 4096
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -103,13 +116,14 @@ class Seal:
                 got="none" if frame is None else f"{frame.dtype} {list(frame.shape)}",
                 where=self.spec.name,
             )
-        latent = decode(self._codec, frame.tobytes(), self._tag)
-        if latent.shape[1:] != self._latent.shape[1:]:
+        content, (_, channels, *sides) = frame.tobytes(), self._latent.shape
+        shape = read_frame(content).shape
+        # Known before anything is decoded: a few bytes can stand for a tensor that takes a minute.
+        if len(shape) != 2 + len(sides) or list(shape[2:]) != sides or shape[1] > channels:
             raise InputError(
-                f"a frame must hold items of shape {list(self._latent.shape[1:])}",
-                got=list(latent.shape[1:]),
-                where=self.spec.name,
+                f"a frame must hold items of shape {[channels, *sides]}", got=list(shape[1:]), where=self.spec.name
             )
+        latent = decode(self._codec, content, _MOST_ITEMS * channels * math.prod(sides), self._tag)
         return {**tensors, self.spec.name: np.ascontiguousarray(latent)}
 
     def through(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 import tempfile
@@ -28,6 +29,7 @@ from tierwise.runtime._metrics import NodeMetrics
 from tierwise.runtime._metrics_server import metrics_server
 from tierwise.runtime._node_observer import NodeObserver
 from tierwise.runtime._observer import Observer
+from tierwise.runtime._open_files import allow_open_files
 from tierwise.runtime._probe import PROBE, Probe
 from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
@@ -52,6 +54,7 @@ def serve(spec: NodeSpec) -> None:
         UnavailableError: An address cannot be listened on.
     """
     stopped = threading.Event()
+    allow_open_files()
     import onnxruntime  # noqa: F401 - now rather than inside the first model's cold start
 
     # Told to stop before it serves, a node stops as soon as it does.
@@ -61,6 +64,9 @@ def serve(spec: NodeSpec) -> None:
             server, desk, addresses = _start(spec, folder, forwards, observer, log)
             with _rest(spec, desk) as urls:
                 addresses += urls
+                # What is here now stays; searching it for garbage again and again would cost every request.
+                gc.collect()
+                gc.freeze()
                 print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
                 log.info("ready", addresses=", ".join(addresses), version=__version__)
                 stopped.wait()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Final, final
 
 import grpc
 
 from tierwise._errors import InputError, RemoteError, SpecError
-from tierwise.artifact import PAYLOAD_INPUT, Artifact, ImageInput, Preprocessor, TensorInput, TensorSpec
+from tierwise.artifact import Artifact, Preprocessor, request_tensors
 from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
@@ -105,6 +106,7 @@ class Served:
         self.counters = Counters()
         self._executor = Executor(artifact, (self._first, self._last), share.threads or threads) if runs else None
         self._batcher = None if self._executor is None else self._batched(self._executor, batching, line)
+        self._places = _Places(share.max_waiting, name)
         self._output_names = [spec.name for spec in artifact.manifest.outputs]
 
     @property
@@ -117,9 +119,16 @@ class Served:
 
         Raises:
             InputError: The request does not fit the model.
-            RefusalError: The next node failed.
+            RefusalError: As many requests as the share lets wait are under way, or the next node failed.
             TierwiseError: A segment failed.
         """
+        self._places.take()
+        try:
+            return self._answered(call, visit)
+        finally:
+            self._places.give_back()
+
+    def _answered(self, call: Call, visit: Visit) -> Answer:
         wanted = call.wanted or tuple(self._output_names)
         unknown = [name for name in wanted if name not in self._output_names]
         if unknown:
@@ -212,7 +221,7 @@ class Served:
     def metadata(self, tier: str) -> ModelMetadata:
         """What a client may send and gets, and figures about loading as properties."""
         manifest, executor = self.artifact.manifest, self._executor
-        inputs = _client_inputs(self.artifact) if self._first == 0 else tensors_at(self.artifact, self._first)
+        inputs = request_tensors(manifest.input) if self._first == 0 else tensors_at(self.artifact, self._first)
         if self._opening is not None:
             coded = self._opening.spec
             inputs = tuple(coded if spec.name == coded.name else spec for spec in inputs)
@@ -240,14 +249,33 @@ class Served:
         )
 
 
-def _client_inputs(artifact: Artifact) -> tuple[TensorSpec, ...]:
-    encoding = artifact.manifest.input
-    if isinstance(encoding, TensorInput):
-        return encoding.tensors
-    if isinstance(encoding, ImageInput) and encoding.encoding == "uint8":
-        return (TensorSpec(name=PAYLOAD_INPUT, dtype="UINT8", shape=(-1, -1, -1, encoding.channels)),)
-    columns = 1 if isinstance(encoding, ImageInput) else 1 + encoding.pair
-    return (TensorSpec(name=PAYLOAD_INPUT, dtype="BYTES", shape=(-1, columns)),)
+@final
+class _Places:
+    """The bound on a model's requests under way."""
+
+    def __init__(self, most: int | None, model: str) -> None:
+        self._most, self._model = most, model
+        self._mutex = threading.Lock()
+        self._taken = 0
+
+    def take(self) -> None:
+        """One more is under way.
+
+        Raises:
+            RefusalError: There is no place.
+        """
+        with self._mutex:
+            if self._most is not None and self._taken >= self._most:
+                full = InputError(
+                    f"at most {self._most} requests may wait for the model", where=self._model, fix="Ask again later"
+                )
+                raise RefusalError(Code.EXHAUSTED, full, retry_after_s=1.0)
+            self._taken += 1
+
+    def give_back(self) -> None:
+        """One is over."""
+        with self._mutex:
+            self._taken -= 1
 
 
 def _stage(first: int, last: int, count: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tierwise.artifact import Artifact
 from tierwise.measure import Progress, Silent
+from tierwise.study._answers import Answers
 from tierwise.study._campaign import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
 from tierwise.study._client_call import client_calls
 from tierwise.study._deploy_plan import plan_deployment
@@ -30,6 +31,7 @@ from tierwise.study._track import track_study, track_target
 
 __all__ = [
     "ROLES",
+    "Answers",
     "Campaign",
     "CellSummary",
     "Deployment",

@@ -7,14 +7,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tierwise._errors import InputError, StoreError
-from tierwise.artifact import open_artifact
+from tierwise._errors import InputError
 from tierwise.study._deployment import DeploymentPlan
 from tierwise.study._golden import GOLDEN, Golden, made_up
 from tierwise.study._placement import hops_of
 from tierwise.study._read import load_study
 from tierwise.study._results import StudyData
 from tierwise.study._store import Store
+from tierwise.study._stored import open_variant
 from tierwise.topology import Topology
 
 __all__ = ["plan_deployment"]
@@ -43,14 +43,7 @@ def plan_deployment(directory: Path, strategy_id: str, topology: Topology, name:
         raise InputError("the study must have the strategy", got=f"{strategy_id!r} (it has {', '.join(ids)})")
     strategy = data.strategy(strategy_id)
     variant = data.variants[strategy.variant]
-    artifact = open_artifact(directory / variant.directory)
-    if artifact.digest != variant.digest:
-        raise StoreError(
-            f"the artifact must be the one that was measured (manifest sha256 {variant.digest})",
-            got=artifact.digest,
-            where=artifact.directory,
-            fix="Restore it, or run the study anew in another directory",
-        )
+    artifact = open_variant(directory, variant.directory, variant.digest)
     name = name or strategy_id
     if len(name) > _LONGEST_NAME:
         raise InputError(f"a name must have at most {_LONGEST_NAME} characters", got=len(name), where="--name")

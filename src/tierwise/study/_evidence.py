@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def evidence_of(data: StudyData) -> Evidence:
         samples[deployment.key] = Samples(
             np.array([record.latency_s for record in own]), np.array([blocks.id(record) for record in own])
         )
-        answers = _judged(own)
+        answers = _judged(data, strategy)
         if answers is not None:
             judged[deployment.key] = answers
     return Evidence(
@@ -62,7 +62,10 @@ def evidence_of(data: StudyData) -> Evidence:
         links=links,
         samples=samples,
         judged=judged,
-        notes=_notes(data, [strategy.id for strategy in data.strategies if not answered[strategy.id]]),
+        notes=(
+            *_notes(data, [strategy.id for strategy in data.strategies if not answered[strategy.id]]),
+            *_mixed({one.energy.kind for one in deployments if one.energy is not None}),
+        ),
     )
 
 
@@ -80,12 +83,28 @@ def _notes(data: StudyData, silent: Sequence[str]) -> tuple[str, ...]:
     notes = [f"left out, since no request was answered: {', '.join(silent)}"] if silent else []
     if not data.complete:
         notes.append("the study is not complete: intervals are wider than they will be")
+    kept = set() if data.answers is None else set(data.answers.predicted)
+    lacking = {strategy.variant for strategy in data.strategies} - kept
+    if lacking:
+        notes.append(
+            f"answers to the test items were not kept for {len(lacking)} of {len(data.variants)} variants (examined "
+            "by an earlier release): their accuracies are compared as independent figures; a new study keeps them"
+        )
     if data.scaling.factor < 1:
         notes.append(
             f"emulated tiers had {data.scaling.factor:.2g} of their CPUs: absolute times are those of the scaled "
             "tiers, and so is the energy modelled from them"
         )
     return tuple(notes)
+
+
+def _mixed(kinds: Set[str]) -> Sequence[str]:
+    if len(kinds) < 2:
+        return ()
+    return (
+        "energy was measured for some deployments and is modelled for others: the two kinds cannot be ranked against "
+        "each other",
+    )
 
 
 def _subject(data: StudyData, measured: Sequence[Strategy]) -> Subject:
@@ -201,19 +220,35 @@ def _link_s(own: Sequence[Record], lower: str) -> float | None:
     return middle if middle > 0 else None
 
 
-def _judged(own: Sequence[Record]) -> Judged | None:
-    """Per input whether most of its answers were right."""
-    votes: dict[int, list[bool]] = {}
-    for record in own:
-        if record.correct is not None:
-            votes.setdefault(record.sample, []).append(record.correct)
-    if not votes:
+def _judged(data: StudyData, strategy: Strategy) -> Judged | None:
+    """What the strategy's variant answered to the test items; None where that was not kept."""
+    if data.answers is None or strategy.variant not in data.answers.predicted:
         return None
-    items = sorted(votes)
-    return Judged(np.array(items), np.array([2 * sum(votes[item]) > len(votes[item]) for item in items]))
+    return Judged(strategy.variant, data.answers.predicted[strategy.variant], data.answers.labels)
 
 
 def _energy(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> Energy | None:
+    """Mean of what meters counted for the requests, where they did for every one of them; else the power model's."""
+    return _measured(data, strategy, own) or _modelled(data, strategy, own)
+
+
+def _measured(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> Energy | None:
+    sources = sorted({session.rest.source for session in data.sessions if session.rest is not None})
+    joules = [record.energy_j for record in own if record.energy_j is not None]
+    above = [record.above_idle_j for record in own if record.above_idle_j is not None]
+    # The meters are this machine's: they know nothing of a tier that is a machine of its own.
+    here = all(data.topology.tier(tier).address is None for tier in strategy.path)
+    if not here or not sources or len(joules) < len(own):
+        return None
+    return Energy(
+        joules=statistics.mean(joules),
+        kind="measured",
+        source=f"{'; '.join(sources)}; of the one machine that runs all tiers and the client, its idle power included",
+        above_idle_j=statistics.mean(above),
+    )
+
+
+def _modelled(data: StudyData, strategy: Strategy, own: Sequence[Record]) -> Energy | None:
     power = {tier.name: tier.power for tier in data.topology.tiers if tier.power is not None}
     if not set(strategy.path) <= set(power):
         return None

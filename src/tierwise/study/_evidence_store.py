@@ -29,7 +29,11 @@ _FORMAT = 1
 
 @final
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What lies in the JSON file; deployment i has the arrays ``latency_i``, ``block_i``, ``items_i``, ``right_i``."""
+    """What lies in the JSON file.
+
+    Deployment i has the arrays ``latency_i`` and ``block_i``; where ``variants`` names what answered its test items,
+    also ``predicted_i`` and ``labels_i``.
+    """
 
     format: int
     name: str
@@ -38,6 +42,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     deployments: tuple[Deployment, ...]
     links: tuple[LinkFigures, ...]
     notes: tuple[str, ...]
+    variants: dict[int, str] = {}
 
 
 def write_evidence(directory: Path, evidence: Evidence) -> Path:
@@ -59,6 +64,15 @@ def write_evidence(directory: Path, evidence: Evidence) -> Path:
             where=directory,
             fix="Name another with --out, or remove this one",
         )
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    variants: dict[int, str] = {}
+    for i, deployment in enumerate(evidence.deployments):
+        samples = evidence.samples[deployment.key]
+        arrays[f"latency_{i}"], arrays[f"block_{i}"] = samples.latency_s, samples.block
+        judged = evidence.judged.get(deployment.key)
+        if judged is not None:
+            arrays[f"predicted_{i}"], arrays[f"labels_{i}"] = judged.predicted, judged.labels
+            variants[i] = judged.variant
     stored = _Stored(
         format=_FORMAT,
         name=evidence.name,
@@ -67,14 +81,8 @@ def write_evidence(directory: Path, evidence: Evidence) -> Path:
         deployments=evidence.deployments,
         links=evidence.links,
         notes=evidence.notes,
+        variants=variants,
     )
-    arrays: dict[str, npt.NDArray[np.generic]] = {}
-    for i, deployment in enumerate(evidence.deployments):
-        samples = evidence.samples[deployment.key]
-        arrays[f"latency_{i}"], arrays[f"block_{i}"] = samples.latency_s, samples.block
-        judged = evidence.judged.get(deployment.key)
-        if judged is not None:
-            arrays[f"items_{i}"], arrays[f"right_{i}"] = judged.items, judged.right
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -128,8 +136,8 @@ def _read(directory: Path) -> Evidence:
         with (directory / _ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for i, deployment in enumerate(stored.deployments):
                 samples[deployment.key] = Samples(arrays[f"latency_{i}"], arrays[f"block_{i}"])
-                if f"items_{i}" in arrays:
-                    judged[deployment.key] = Judged(arrays[f"items_{i}"], arrays[f"right_{i}"])
+                if i in stored.variants:
+                    judged[deployment.key] = Judged(stored.variants[i], arrays[f"predicted_{i}"], arrays[f"labels_{i}"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, InputError, msgspec.DecodeError) as error:
         raise StoreError(
             f"an import must be readable ({error})", where=directory, fix="Import the files again into a new directory"

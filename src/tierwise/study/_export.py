@@ -16,12 +16,14 @@ from tierwise._errors import StoreError
 from tierwise.artifact import Accuracy
 from tierwise.measure import Energy, Environment, Estimate, Record, StageTime, Summary, quantile, summarise
 from tierwise.planner import Comparison, Contrast, Cost, LinkFigures, Need, Tests
+from tierwise.study._answers import Answers
 from tierwise.study._evidence import evidence_of
 from tierwise.study._results import CellSummary, Strategy, StudyData, Variant
 from tierwise.topology import Scaling, Topology
 
 __all__ = [
     "ACCURACY",
+    "ANSWERS",
     "FIGURES",
     "LATENCY",
     "StrategyFigures",
@@ -33,6 +35,9 @@ __all__ = [
 
 FIGURES, LATENCY, ACCURACY = "figures.json", "latency.csv", "accuracy.csv"
 """The files of an export; the two tables are such as ``tierwise study import`` reads."""
+
+ANSWERS = "answers.csv"
+"""One row an item of the test split: its class, and what each variant answered; only where the study kept that."""
 
 
 @final
@@ -83,7 +88,7 @@ class StrategyFigures(msgspec.Struct, frozen=True, kw_only=True):
         bytes_up: Median over requests, summed over links.
         bytes_down: Likewise.
         exit_frac: Share of the items that left at an early exit; None where the model has none.
-        energy: Modelled, of one request.
+        energy: Of one request, as its ``kind`` says measured or modelled.
         predicted: What the cost model had said.
         against_baseline: Compared with the baseline, on the same placement where there is one; blocks resampled.
     """
@@ -145,10 +150,10 @@ class StudyFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def export_study(data: StudyData, out: Path) -> Path:
-    """Write `StudyFigures` as JSON, and every answered warm request and every accuracy as CSV.
+    """Write `StudyFigures` as JSON; every answered warm request, accuracy and answer to a test item as CSV.
 
-    From the two tables ``tierwise study import`` makes evidence again, blocks included, so that whoever has the three
-    files can compute the figures anew.
+    From the first two tables ``tierwise study import`` makes evidence again, blocks included, so that whoever has the
+    files can compute the figures anew; what rests on single test items follows from the third.
 
     Args:
         data: A study with records.
@@ -165,12 +170,16 @@ def export_study(data: StudyData, out: Path) -> Path:
         LATENCY: _latencies(data),
         ACCURACY: _accuracies(data),
     }
+    if data.answers is not None:
+        contents[ANSWERS] = _answers(data.answers)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             stage = out / f".{name}.{os.getpid()}"
             stage.write_bytes(content)
             stage.replace(out / name)
+        if ANSWERS not in contents:
+            (out / ANSWERS).unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"the folder must be writable ({error.strerror})", where=out) from error
     return out
@@ -270,7 +279,18 @@ def _latencies(data: StudyData) -> bytes:
     kind = evidence_of(data).subjects[0].kind
     names = {strategy.id: strategy for strategy in data.strategies}
     return _table(
-        ("subject", "kind", "strategy", "tier", "block", "latency_s", "bytes_up", "bytes_down"),
+        (
+            "subject",
+            "kind",
+            "strategy",
+            "tier",
+            "block",
+            "latency_s",
+            "bytes_up",
+            "bytes_down",
+            "energy_j",
+            "above_idle_j",
+        ),
         (
             (
                 data.task_name,
@@ -281,6 +301,8 @@ def _latencies(data: StudyData) -> bytes:
                 repr(record.latency_s),
                 record.bytes_up,
                 record.bytes_down,
+                record.energy_j,
+                record.above_idle_j,
             )
             for record in data.records
             if not record.cold and record.error is None
@@ -308,6 +330,15 @@ def _accuracies(data: StudyData) -> bytes:
             for one in variant.manifest.accuracy
             if one.split == "test"
         ),
+    )
+
+
+def _answers(answers: Answers) -> bytes:
+    names = list(answers.predicted)
+    columns = [answers.predicted[name].tolist() for name in names]
+    return _table(
+        ("item", "label", *names),
+        ([item, *row] for item, row in enumerate(zip(answers.labels.tolist(), *columns, strict=True))),
     )
 
 

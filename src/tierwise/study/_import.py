@@ -18,6 +18,9 @@ from tierwise.topology import Topology
 
 __all__ = ["ImportSpec", "import_evidence"]
 
+_NO_BLOCKS = "the files name no blocks: requests are taken as independent of each other"
+_NO_ITEMS = ("the files hold no answers to single test items: accuracies cannot be compared item by item",)
+
 Key = tuple[str, str, str]
 
 
@@ -88,7 +91,7 @@ def import_evidence(latency: Path, accuracy: Path, spec: ImportSpec | None = Non
         links=_links(spec.topology),
         samples=_samples(cells, blocked=blocked, by_order=spec.paired_by_order),
         judged={},
-        notes=() if paired else ("the files name no blocks: requests are taken as independent of each other",),
+        notes=_NO_ITEMS if paired else (_NO_BLOCKS, *_NO_ITEMS),
     )
 
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 
+from tierwise._errors import InputError
 from tierwise.artifact import Accuracy, Artifact, record_accuracy
 from tierwise.capture import Cut
 from tierwise.measure import Progress, class_of
 from tierwise.operators import ChooseCuts, OperatorSpec, Partition, build, parse_chain
 from tierwise.planner import best_cut, best_cuts
 from tierwise.runtime import Executor
+from tierwise.study._answers import Answers, Examined, keep_examined, load_examined, packed, unpacked
 from tierwise.study._compute import Speeds, measure_speeds, predict
 from tierwise.study._inputs import Inputs
 from tierwise.study._message import measure_message_s
 from tierwise.study._plan import Asked
 from tierwise.study._results import Strategy
 from tierwise.study._stored import Prepared, StoredVariant
-from tierwise.tasks import Task, score
+from tierwise.tasks import Task, score_classes
 from tierwise.topology import Topology
 
 __all__ = ["build_variants", "prepare"]
@@ -56,7 +59,7 @@ def build_variants(
     found: dict[str, Artifact] = {}
     with progress.step("build variants", len(chains)) as advance:
         for chain in chains.values():
-            artifact = _examined(task, build(task, chain, directory, progress), progress, threads)
+            artifact = _examined(task, build(task, chain, directory, progress), directory, progress, threads)
             found.setdefault(artifact.directory.name, artifact)
             advance(1)
     return tuple(found.values())
@@ -106,7 +109,7 @@ def prepare(
     variants = {
         key: _examine(task, artifact, inputs, directory, progress, threads) for key, artifact in artifacts.items()
     }
-    return Prepared(strategies=tuple(strategies), variants=variants)
+    return Prepared(strategies=tuple(strategies), variants=variants, answers=_answers(task, variants, directory))
 
 
 @final
@@ -164,7 +167,7 @@ def _strategy(entry: Asked, artifact: Artifact, whole: _Whole, topology: Topolog
 def _examine(
     task: Task, artifact: Artifact, inputs: Inputs, directory: Path, progress: Progress, threads: int
 ) -> StoredVariant:
-    artifact = _examined(task, artifact, progress, threads)
+    artifact = _examined(task, artifact, directory, progress, threads)
     executor = Executor(artifact, threads=threads)
     output = artifact.manifest.outputs[0].name
     return StoredVariant(
@@ -177,25 +180,60 @@ def _examine(
     )
 
 
-def _examined(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Artifact:
-    """``artifact`` with its accuracy on the test split, measured now where it was not before."""
+def _examined(task: Task, artifact: Artifact, directory: Path, progress: Progress, threads: int) -> Artifact:
+    """``artifact`` with its accuracy on the test split, measured now where it was not before.
+
+    Answers are on the disk before the accuracy is: whoever is killed in between finds them, and runs nothing again.
+    """
     if any(known.split == "test" for known in artifact.manifest.accuracy):
         return artifact
-    executor, output = Executor(artifact, threads=threads), artifact.manifest.outputs[0].name
-    return record_accuracy(artifact, _accuracy(task, executor, output, artifact.directory.name, progress))
+    variant = artifact.directory.name
+    examined = load_examined(directory, variant)
+    if examined is None or examined.digest != artifact.digest:
+        examined = _examination(task, artifact, progress, threads)
+        keep_examined(directory, variant, examined)
+    return record_accuracy(artifact, _accuracy(task, examined, directory))
 
 
-def _accuracy(task: Task, executor: Executor, output: str, title: str, progress: Progress) -> Accuracy:
+def _examination(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Examined:
     """The one time that a variant sees the test split."""
+    executor, output = Executor(artifact, threads=threads), artifact.manifest.outputs[0].name
     # A model with a fixed batch axis takes that many at a time.
     size = next((spec.shape[0] for spec in executor.inputs if spec.shape and spec.shape[0] > 0), _BATCH)
-    scores, labels = [], []
-    with progress.step(f"accuracy of {title}", len(task.splits["test"])) as advance:
+    predicted, labels = [], []
+    with progress.step(f"accuracy of {artifact.directory.name}", len(task.splits["test"])) as advance:
         for tensors, batch_labels in task.batches("test", size):
-            scores.append(executor.run(tensors)[output])
+            scores = executor.run(tensors)[output]
+            if scores.ndim != 2 or len(scores) != len(batch_labels):
+                raise InputError(
+                    "the first output must be [n, classes] scores", got=scores.shape, where=artifact.directory
+                )
+            predicted.append(scores.argmax(axis=1))
             labels.append(batch_labels)
             advance(len(batch_labels))
-    known = np.concatenate(labels)
-    return Accuracy(
-        metric=task.metric, value=score(task.metric, np.concatenate(scores), known), split="test", items=len(known)
+    if not labels:
+        raise InputError("the test split must hold items", got="none", where=task.name)
+    return Examined(
+        digest=artifact.digest, labels=packed(np.concatenate(labels)), predicted=packed(np.concatenate(predicted))
     )
+
+
+def _accuracy(task: Task, examined: Examined, directory: Path) -> Accuracy:
+    labels, predicted = unpacked(examined.labels, directory), unpacked(examined.predicted, directory)
+    value = score_classes(task.metric, predicted, labels)
+    return Accuracy(metric=task.metric, value=value, split="test", items=len(labels))
+
+
+def _answers(task: Task, variants: Mapping[str, StoredVariant], directory: Path) -> Answers | None:
+    """What was answered, of the variants whose answers give the very accuracy that was recorded."""
+    labels: npt.NDArray[np.int64] | None = None
+    predicted = {}
+    for key, variant in variants.items():
+        examined = load_examined(directory, key)
+        if examined is None or _accuracy(task, examined, directory) not in variant.manifest.accuracy:
+            continue
+        own = unpacked(examined.labels, directory)
+        labels = own if labels is None else labels
+        if np.array_equal(own, labels):
+            predicted[key] = unpacked(examined.predicted, directory)
+    return None if labels is None else Answers(labels, predicted)

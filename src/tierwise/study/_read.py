@@ -43,6 +43,7 @@ def load_study(directory: Path) -> StudyData:
         # Sessions last: whatever records name a session, it is there.
         records = store.records()
         sessions = tuple(_session(row) for row in store.sessions())
+        answers = store.answers()
         toml, version = store.fact("campaign_toml", str), store.fact("tierwise_version", str)
     by_strategy: dict[str, list[Record]] = {strategy.id: [] for strategy in strategies}
     for record in records:
@@ -66,6 +67,7 @@ def load_study(directory: Path) -> StudyData:
         cells=tuple(summarise_cell(name, own) for name, own in by_strategy.items() if own),
         complete=_complete(campaign, task, strategies, records),
         tierwise_version=version or "",
+        answers=answers,
     )
 
 
@@ -79,6 +81,7 @@ def _session(row: tuple[int, int, str, str | None, str | None]) -> SessionData:
         environment_after=None if after is None else msgspec.json.decode(after, type=Environment),
         calibration=opened.calibration,
         warmups=() if warmups is None else msgspec.json.decode(warmups, type=tuple[WarmUp, ...]),
+        rest=opened.rest,
     )
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, final
 
 from tierwise.artifact import Manifest
-from tierwise.measure import Environment, Record, StageTime, Summary, WarmUp
+from tierwise.measure import Environment, Record, Rest, StageTime, Summary, WarmUp
 from tierwise.planner import Cost
+from tierwise.study._answers import Answers
 from tierwise.study._campaign import Campaign
 from tierwise.topology import Scaling, Topology
 
@@ -78,6 +79,7 @@ class SessionData:
         calibration: What the testbed measured of its links and tiers before use, as plain data
             (`tierwise.testbed.Calibration`).
         warmups: One per strategy.
+        rest: What the machine drew with the nodes up and nothing asked of them; None where it has no meter.
     """
 
     number: int
@@ -86,6 +88,7 @@ class SessionData:
     environment_after: Environment | None
     calibration: Mapping[str, Any]
     warmups: tuple[WarmUp, ...]
+    rest: Rest | None = None
 
 
 @final
@@ -156,6 +159,7 @@ class StudyData:
         cells: One per strategy that has records, in the order of ``strategies``.
         complete: Whether all that was planned has been measured.
         tierwise_version: Version that wrote it.
+        answers: What variants answered to the test items; None where an earlier release examined them.
     """
 
     directory: Path
@@ -176,6 +180,7 @@ class StudyData:
     cells: tuple[CellSummary, ...]
     complete: bool
     tierwise_version: str
+    answers: Answers | None = None
 
     def strategy(self, id: str) -> Strategy:
         """The strategy with this id; KeyError where there is none."""

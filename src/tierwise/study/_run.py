@@ -12,7 +12,7 @@ import msgspec
 
 from tierwise import __version__
 from tierwise._errors import StoreError, UnavailableError
-from tierwise.artifact import Artifact, open_artifact
+from tierwise.artifact import Artifact
 from tierwise.measure import Progress, usable_cpus
 from tierwise.study._campaign import Campaign
 from tierwise.study._differ import first_difference
@@ -22,7 +22,7 @@ from tierwise.study._plan import Asked, Plan, asked_strategies
 from tierwise.study._results import Strategy
 from tierwise.study._session import Equipment, run_session
 from tierwise.study._store import Store
-from tierwise.study._stored import Prepared, StoredTask, StoredVariant
+from tierwise.study._stored import Prepared, StoredTask, StoredVariant, open_variant
 from tierwise.study._toml import toml_text
 from tierwise.tasks import Task, load_task
 from tierwise.topology import Scaling, Topology, scale
@@ -49,8 +49,19 @@ def build_locked(
     return build_variants(task, asked, directory, progress, threads)
 
 
-def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: Path, on: str | None = None) -> None:
-    """Run a study whose directory the caller has locked; see `tierwise.study.run_study`."""
+def run_locked(
+    campaign: Campaign,
+    directory: Path,
+    progress: Progress,
+    cache: Path,
+    on: str | None = None,
+    *,
+    sys_root: Path = Path("/sys"),
+) -> None:
+    """Run a study whose directory the caller has locked; see `tierwise.study.run_study`.
+
+    Energy meters are looked for under ``sys_root``.
+    """
     address = None
     if on is not None:
         from tierwise.study._ray import ray_address
@@ -83,13 +94,17 @@ def run_locked(campaign: Campaign, directory: Path, progress: Progress, cache: P
             equipment = Equipment(
                 plan=plan,
                 strategies={strategy.id: strategy for strategy in prepared.strategies},
-                artifacts={key: _open(directory, variant) for key, variant in prepared.variants.items()},
+                artifacts={
+                    key: open_variant(directory, variant.directory, variant.digest)
+                    for key, variant in prepared.variants.items()
+                },
                 inputs=inputs,
                 topology=topology,
                 machine_cpus=machine_cpus,
                 link_means=campaign.link_means,
                 limiter=campaign.limiter,
                 workdir=Path(workdir),
+                sys_root=sys_root,
             )
             _measure(equipment, store, progress)
 
@@ -161,6 +176,8 @@ def _prepared(
         with store.transaction():
             store.put_all("variants", prepared.variants)
             store.put_all("strategies", {strategy.id: strategy for strategy in prepared.strategies})
+            if prepared.answers is not None:
+                store.put_answers(prepared.answers)
             store.set_fact(
                 "task",
                 StoredTask(
@@ -183,18 +200,6 @@ def _prepared(
         strategies=tuple(store.get_all("strategies", Strategy).values()),
         variants=store.get_all("variants", StoredVariant),
     )
-
-
-def _open(directory: Path, variant: StoredVariant) -> Artifact:
-    artifact = open_artifact(directory / variant.directory)
-    if artifact.digest != variant.digest:
-        raise StoreError(
-            f"the artifact must be the one that was examined (manifest sha256 {variant.digest})",
-            got=artifact.digest,
-            where=artifact.directory,
-            fix="Restore it, or start the study anew in another directory",
-        )
-    return artifact
 
 
 def _measure(equipment: Equipment, store: Store, progress: Progress) -> None:

@@ -17,7 +17,19 @@ from tierwise._clock import SystemClock
 from tierwise._errors import EmulationError, RemoteError, UnavailableError
 from tierwise._units import format_bytes
 from tierwise.artifact import Artifact
-from tierwise.measure import Progress, Reply, Turn, read_environment, run_block, run_cold, warm_up
+from tierwise.measure import (
+    InaMeter,
+    Progress,
+    RaplMeter,
+    Reply,
+    Turn,
+    Wattmeter,
+    open_meters,
+    read_environment,
+    run_block,
+    run_cold,
+    warm_up,
+)
 from tierwise.runtime import Pipeline, PipelineSUT, Placed, Share, deploy, undeploy
 from tierwise.study._inputs import Inputs
 from tierwise.study._plan import Plan
@@ -51,6 +63,7 @@ class Equipment:
         link_means: Means of emulating links; None: the best there is.
         limiter: Means of limiting CPUs; None: the best there is.
         workdir: For logs and sockets of the nodes.
+        sys_root: Where the kernel shows this machine's energy meters.
     """
 
     plan: Plan
@@ -62,6 +75,7 @@ class Equipment:
     link_means: str | None
     limiter: str | None
     workdir: Path
+    sys_root: Path = Path("/sys")
 
 
 def run_session(equipment: Equipment, store: Store, number: int, progress: Progress) -> bool:
@@ -79,9 +93,15 @@ def run_session(equipment: Equipment, store: Store, number: int, progress: Progr
     with contextlib.ExitStack() as stack:
         with progress.step(f"{title}: start nodes, verify links and tiers", None):
             bed = _open(stack, equipment, store, progress)
-        stored = StoredSession(environment=read_environment(), calibration=msgspec.to_builtins(bed.calibration))
+        wattmeter = _wattmeter(equipment)
+        stored = StoredSession(
+            environment=read_environment(),
+            calibration=msgspec.to_builtins(bed.calibration),
+            rest=None if wattmeter is None else wattmeter.rest,
+        )
         attempt = store.open_session(number, stored)
-        bench = Bench(equipment, bed, store, Turn(session=number, attempt=attempt, labels=equipment.inputs.labels))
+        turn = Turn(session=number, attempt=attempt, labels=equipment.inputs.labels)
+        bench = Bench(equipment, bed, store, turn, wattmeter)
         stack.enter_context(bench.pipelines())
         bench.cold_starts(title, progress)
         bench.warm_up(title, progress)
@@ -118,6 +138,18 @@ def _open(stack: contextlib.ExitStack, equipment: Equipment, store: Store, progr
             time.sleep(_PAUSE_S)
 
 
+def _wattmeter(equipment: Equipment) -> Wattmeter | None:
+    """This machine's meters; None where none of them counts what its processors draw, or no tier runs on it."""
+    meters = open_meters(root=equipment.sys_root)
+    # Nodes compute on processors: the counters of graphics cards alone would leave out all that requests cost.
+    counted = any(isinstance(meter, InaMeter | RaplMeter) for meter in meters)
+    if not counted or all(tier.address is not None for tier in equipment.topology.tiers):
+        return None
+    with contextlib.suppress(UnavailableError):
+        return Wattmeter(meters, SystemClock())
+    return None
+
+
 @contextlib.contextmanager
 def _quiet_collector() -> Iterator[None]:
     """Keep what is alive out of garbage collections: with torch loaded, one takes a tenth of a second."""
@@ -133,8 +165,11 @@ def _quiet_collector() -> Iterator[None]:
 class Bench:
     """A running testbed with the strategies on it."""
 
-    def __init__(self, equipment: Equipment, bed: Testbed, store: Store, turn: Turn) -> None:
+    def __init__(
+        self, equipment: Equipment, bed: Testbed, store: Store, turn: Turn, wattmeter: Wattmeter | None = None
+    ) -> None:
         self._equipment, self._bed, self._store, self._turn = equipment, bed, store, turn
+        self._wattmeter = wattmeter
         self._plan, self._clock = equipment.plan, SystemClock()
         self._systems: dict[str, PipelineSUT] = {}
 
@@ -206,7 +241,9 @@ class Bench:
                 keys = self._plan.block_keys(session, block)
                 # Blocks are written whole, so one key stands for all.
                 if not keys <= known:
-                    records = run_block(block, self._systems, self._plan.scenario, self._clock, self._turn)
+                    records = run_block(
+                        block, self._systems, self._plan.scenario, self._clock, self._turn, self._wattmeter
+                    )
                     self._store.append(records)
                     if any(record.error for record in records) and not self._bed.alive():
                         return False

@@ -16,6 +16,7 @@ import msgspec
 
 from tierwise._errors import StoreError
 from tierwise.measure import Record, StageTime
+from tierwise.study._answers import Answers, packed, unpacked
 
 __all__ = ["DATABASE", "SCHEMA", "Store"]
 
@@ -24,8 +25,8 @@ T = TypeVar("T")
 DATABASE = "study.sqlite"
 """Name of the file inside a study's directory."""
 
-SCHEMA = 1
-"""Version of the tables this release writes and reads."""
+SCHEMA = 2
+"""Version of the tables this release writes. It reads 1 too, and brings it up to date when it is the writer."""
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -49,7 +50,16 @@ CREATE TABLE records (
 ) STRICT;
 """
 
+_SINCE_2 = """
+CREATE TABLE test_labels (id INTEGER PRIMARY KEY CHECK (id = 0), value BLOB NOT NULL) STRICT;
+CREATE TABLE test_answers (variant TEXT PRIMARY KEY REFERENCES variants (key), value BLOB NOT NULL) STRICT;
+ALTER TABLE records ADD COLUMN energy_j REAL;
+ALTER TABLE records ADD COLUMN above_idle_j REAL;
+"""
+"""What version 1 had not; a study that was begun with it has nothing there for what was examined and measured then."""
+
 _COLUMNS = Record.__struct_fields__
+_COLUMNS_1 = tuple(name for name in _COLUMNS if name not in {"energy_j", "above_idle_j"})
 
 
 @final
@@ -95,18 +105,25 @@ class Store:
             run("PRAGMA foreign_keys=ON")
         version = run("PRAGMA user_version").fetchone()[0]
         if version == 0 and create and not run("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-            with self.transaction():
-                for statement in filter(str.strip, _TABLES.split(";")):
-                    run(statement)
-                run(f"PRAGMA user_version={SCHEMA}")
-            version = SCHEMA
-        if version != SCHEMA:
+            version = self._bring(_TABLES + _SINCE_2)
+        elif version == 1 and write:
+            version = self._bring(_SINCE_2)
+        self._version: int = version
+        if version not in (1, SCHEMA):
             raise StoreError(
-                f"this release reads studies of version {SCHEMA}",
+                f"this release reads studies of versions 1 and {SCHEMA}",
                 got=f"version {version}",
                 where=self.path,
                 fix="Use the release that wrote it, or start the study anew in another directory",
             )
+
+    def _bring(self, tables: str) -> int:
+        """Add tables and columns, all or none, and say that they are there: a kill leaves the version that was."""
+        with self.transaction():
+            for statement in filter(str.strip, tables.split(";")):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version={SCHEMA}")
+        return SCHEMA
 
     @contextlib.contextmanager
     def _sound(self) -> Iterator[None]:
@@ -177,6 +194,28 @@ class Store:
             rows = self._connection.execute(f"SELECT key, value FROM {_plan_table(table)} ORDER BY position").fetchall()
         return {key: self._decode(value, kind) for key, value in rows}
 
+    # Answers to the test items.
+
+    def put_answers(self, answers: Answers) -> None:
+        """Keep what variants answered; call it inside a `transaction`, behind `put_all` of the variants."""
+        with self._sound():
+            self._connection.execute("INSERT INTO test_labels VALUES (0, ?)", (packed(answers.labels),))
+            self._connection.executemany(
+                "INSERT INTO test_answers VALUES (?, ?)",
+                [(variant, packed(classes)) for variant, classes in answers.predicted.items()],
+            )
+
+    def answers(self) -> Answers | None:
+        """What `put_answers` wrote; None where an earlier release examined the variants."""
+        if self._version < SCHEMA:
+            return None
+        with self._sound():
+            labels = self._connection.execute("SELECT value FROM test_labels").fetchone()
+            rows = self._connection.execute("SELECT variant, value FROM test_answers").fetchall()
+        if labels is None:
+            return None
+        return Answers(unpacked(labels[0], self.path), {name: unpacked(value, self.path) for name, value in rows})
+
     # Sessions.
 
     def open_session(self, number: int, value: object) -> int:
@@ -228,9 +267,10 @@ class Store:
 
     def records(self) -> tuple[Record, ...]:
         """All records in the order they were committed."""
+        columns = _COLUMNS_1 if self._version < SCHEMA else _COLUMNS
         with self._sound():
-            rows = self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM records ORDER BY id").fetchall()
-        return tuple(self._record(row) for row in rows)
+            rows = self._connection.execute(f"SELECT {', '.join(columns)} FROM records ORDER BY id").fetchall()
+        return tuple(self._record(columns, row) for row in rows)
 
     def keys(self, session: int) -> set[tuple[str, str, int, int, int, bool]]:
         """`Record.key` of every record of a session."""
@@ -249,8 +289,8 @@ class Store:
             ).fetchone()
         return float(row[0])
 
-    def _record(self, row: tuple[Any, ...]) -> Record:
-        fields = dict(zip(_COLUMNS, row, strict=True))
+    def _record(self, columns: tuple[str, ...], row: tuple[Any, ...]) -> Record:
+        fields = dict(zip(columns, row, strict=True))
         fields["cold"] = bool(fields["cold"])
         fields["correct"] = None if fields["correct"] is None else bool(fields["correct"])
         fields["stages"] = self._decode(fields["stages"], tuple[StageTime, ...])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import msgspec
 
-from tierwise.artifact import Manifest
-from tierwise.measure import Environment
+from tierwise._errors import StoreError
+from tierwise.artifact import Artifact, Manifest, open_artifact
+from tierwise.measure import Environment, Rest
+from tierwise.study._answers import Answers
 from tierwise.study._results import Strategy
 
-__all__ = ["Prepared", "StoredSession", "StoredTask", "StoredVariant"]
+__all__ = ["Prepared", "StoredSession", "StoredTask", "StoredVariant", "open_variant"]
 
 
 @final
@@ -63,10 +66,12 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         environment: The machine.
         calibration: What the testbed measured of itself (`tierwise.testbed.Calibration` as plain data).
+        rest: What the machine drew with the nodes up and nothing asked of them; None where it has no meter.
     """
 
     environment: Environment
     calibration: dict[str, Any]
+    rest: Rest | None = None
 
 
 @final
@@ -77,7 +82,32 @@ class Prepared:
     Attributes:
         strategies: In the order of the campaign.
         variants: By key.
+        answers: To the test items; None where no variant's are known.
     """
 
     strategies: tuple[Strategy, ...]
     variants: Mapping[str, StoredVariant]
+    answers: Answers | None = None
+
+
+def open_variant(study: Path, directory: str, digest: str) -> Artifact:
+    """The artifact of a variant, if it still is what the study examined.
+
+    Args:
+        study: The study's directory.
+        directory: Where the artifact lies, relative to that or absolute.
+        digest: SHA-256 of its manifest when it was examined.
+
+    Raises:
+        StoreError: It is another one.
+        ArtifactError: There is none, or its files are not those of its manifest.
+    """
+    artifact = open_artifact(study / directory)
+    if artifact.digest != digest:
+        raise StoreError(
+            f"the artifact must be the one that was examined (manifest sha256 {digest})",
+            got=artifact.digest,
+            where=artifact.directory,
+            fix="Restore it, or start the study anew in another directory",
+        )
+    return artifact

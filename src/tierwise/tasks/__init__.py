@@ -19,7 +19,8 @@ from tierwise.tasks._spec import (
     task_names,
 )
 from tierwise.tasks._start import started
-from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score
+from tierwise.tasks._subject import build_subject
+from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score, score_classes
 from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, settled
 
 __all__ = [
@@ -43,10 +44,12 @@ __all__ = [
     "Tuned",
     "answer",
     "build_student",
+    "build_subject",
     "fine_tune",
     "item_digest",
     "load_task",
     "score",
+    "score_classes",
     "settled",
     "started",
     "task_names",

@@ -16,6 +16,7 @@ from tierwise.tasks._source import Source
 from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, ResNet, Roberta, Subject, Training
 from tierwise.tasks._splits import cut
 from tierwise.tasks._start import open_start, started
+from tierwise.tasks._subject import build_subject
 from tierwise.tasks._task import LazySplits, Split, Task
 from tierwise.tasks._tokenizer import train_tokenizer
 from tierwise.tasks._tuning import training_threads
@@ -97,7 +98,6 @@ def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: i
         files["tokenizer.json"] = _tokenizer(home / "tokenizer.json", subject, splits)
 
     def model(progress: Progress) -> nn.Module:
-        from tierwise.tasks._subject import build_subject
         from tierwise.tasks._training import trained
 
         channels = dataset.image.channels if dataset.image is not None else 3

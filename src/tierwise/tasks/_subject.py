@@ -1,12 +1,13 @@
-"""From a subject's spec to its untrained module."""
+"""From a subject's spec to its untrained module; torch comes when it is called."""
 
 from __future__ import annotations
 
-from torch import nn
+from typing import TYPE_CHECKING
 
-from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
-from tierwise.tasks._residual import ResidualNet, residual_plan
 from tierwise.tasks._spec import Bert, Roberta, Subject
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["build_subject"]
 
@@ -23,6 +24,9 @@ def build_subject(subject: Subject, *, classes: int, channels: int = 3) -> nn.Mo
         SpecError: A depth that the family does not have.
         UnavailableError: A text subject, and transformers is not installed.
     """
+    from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
+    from tierwise.tasks._residual import ResidualNet, residual_plan
+
     if isinstance(subject, Bert):
         return BertClassifier(subject, classes=classes)
     if isinstance(subject, Roberta):

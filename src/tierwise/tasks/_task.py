@@ -22,7 +22,7 @@ from tierwise.tasks._spec import Subject, Training
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SPLITS", "Item", "LazySplits", "Metric", "Split", "Task", "item_digest", "score"]
+__all__ = ["SPLITS", "Item", "LazySplits", "Metric", "Split", "Task", "item_digest", "score", "score_classes"]
 
 SPLITS = ("train", "calibration", "validation", "test")
 """The four splits of every task. ``test`` is for the one final accuracy of a variant; nothing is chosen by it."""
@@ -231,7 +231,22 @@ def score(metric: Metric, logits: npt.NDArray[Any], labels: npt.NDArray[Any]) ->
         raise InputError(
             "logits must be [n, classes] and labels [n] with n >= 1", got=f"{logits.shape}, {labels.shape}"
         )
-    predicted = logits.argmax(axis=1)
+    return score_classes(metric, logits.argmax(axis=1), labels)
+
+
+def score_classes(metric: Metric, predicted: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+    """`score` of answers that are classes already.
+
+    Args:
+        metric: As there.
+        predicted: [n].
+        labels: [n].
+
+    Raises:
+        InputError: No items, or shapes that do not fit.
+    """
+    if labels.ndim != 1 or predicted.shape != labels.shape or len(labels) == 0:
+        raise InputError("classes and labels must be [n] with n >= 1", got=f"{predicted.shape}, {labels.shape}")
     if metric == "accuracy":
         return float((predicted == labels).mean())
     hits = int(((predicted == 1) & (labels == 1)).sum())

@@ -14,6 +14,7 @@ from tierwise.artifact import ImageInput, InputEncoding
 from tierwise.measure import Progress, usable_cpus
 from tierwise.tasks._spec import Bert, Roberta, Subject, Training
 from tierwise.tasks._start import open_start, started
+from tierwise.tasks._subject import build_subject
 from tierwise.tasks._task import Task
 from tierwise.tasks._tokenizer import vocabulary_of
 
@@ -132,8 +133,6 @@ def build_student(task: Task, subject: Subject) -> nn.Module:
         InputError: A text subject for pictures or the reverse, or one that reads other tokens than the task makes.
         SpecError: A shape that the family does not have, or a start that cannot be used.
     """
-    from tierwise.tasks._subject import build_subject
-
     text = isinstance(subject, (Bert, Roberta))
     image = isinstance(task.encoding, ImageInput)
     if text == image:

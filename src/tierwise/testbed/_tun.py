@@ -35,8 +35,13 @@ class TunMeans(LinkMeans):
         except PermissionError:
             return Availability(ok=False, reason="/dev/net/tun may not be opened", remedy="Run as root (sudo)")
         except OSError as error:
+            reason = (
+                "there is no /dev/net/tun"
+                if isinstance(error, FileNotFoundError)
+                else f"/dev/net/tun cannot be opened ({os.strerror(error.errno or 0)})"
+            )
             return Availability(
-                ok=False, reason=str(error), remedy="`modprobe tun`; in a container add --device /dev/net/tun"
+                ok=False, reason=reason, remedy="`modprobe tun`; in a container add --device /dev/net/tun"
             )
         return namespaces_availability()
 

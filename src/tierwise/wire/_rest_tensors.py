@@ -61,12 +61,19 @@ def _values(kind: str, datatype: str, name: str, data: msgspec.Raw) -> list[Any]
         flat: list[Any] = _VALUES[kind].decode(data)
     except msgspec.ValidationError:
         pass
-    except RecursionError:
-        raise InputError(f"lists must be nested at most {_DEEPEST} deep", where=name) from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(name, error) from error
     else:
         return flat
     # Nested lists are rarer, and a wrong value is found here again.
-    content = _ANYTHING.decode(data)
+    try:
+        content = _ANYTHING.decode(data)
+    except msgspec.ValidationError as error:  # a number that no float can hold
+        raise InputError(f"data must be values of {datatype} ({error})", where=name) from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(name, error) from error
+    except RecursionError:
+        raise InputError(f"lists must be nested at most {_DEEPEST} deep", where=name) from None
     if not isinstance(content, list):
         raise InputError("data must be a list", got=type(content).__name__, where=name)
     try:
@@ -74,6 +81,10 @@ def _values(kind: str, datatype: str, name: str, data: msgspec.Raw) -> list[Any]
     except msgspec.ValidationError as error:
         raise InputError(f"data must be values of {datatype} ({error})", where=name) from error
     return nested
+
+
+def _not_utf8(name: str, error: UnicodeDecodeError) -> InputError:
+    return InputError(f"data must be UTF-8 ({error})", where=name)
 
 
 def _flat(content: list[Any], name: str, depth: int) -> Iterator[Any]:

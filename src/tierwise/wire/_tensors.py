@@ -35,6 +35,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP64": np.dtype("<f8"),
 }
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+_MOST_ELEMENTS: Final = 1 << 48
 _LENGTH: Final = struct.Struct("<I")
 
 _TYPED_FIELDS: Final = {
@@ -181,6 +182,9 @@ def _dtype(name: str, datatype: str) -> np.dtype[Any]:
 def element_count(name: str, shape: Sequence[int]) -> int:
     if len(shape) > 32 or any(axis < 0 for axis in shape):
         raise InputError("a shape must have at most 32 axes, none negative", got=list(shape)[:40], where=name)
+    # Nothing is in an array with an axis of 0, but the others must still be ones that memory could have.
+    if math.prod(max(1, axis) for axis in shape) > _MOST_ELEMENTS:
+        raise InputError(f"a shape must be of at most {_MOST_ELEMENTS:,} elements", got=list(shape), where=name)
     return math.prod(shape)
 
 

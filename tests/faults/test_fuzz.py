@@ -1,0 +1,50 @@
+"""The fuzzer's targets without the fuzzer: what is right is read, and what is nearly right is read or refused."""
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tierwise._errors import InputError
+
+PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "fuzz_targets.py"
+
+
+def program() -> Any:
+    spec = importlib.util.spec_from_file_location("fuzz_targets", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for their module there
+    spec.loader.exec_module(module)
+    return module
+
+
+FUZZ = program()
+
+
+@pytest.mark.parametrize("name", list(FUZZ.TARGETS))
+def test_what_a_stranger_sends_is_read_or_refused(name: str) -> None:
+    target = FUZZ.TARGETS[name]
+    seeds = target.seeds()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Image size")  # of pictures that are refused for it
+        for seed in seeds:
+            target.try_(seed)
+        for content in (b"", b"\0", *FUZZ.mutated(seeds, 800, seed=1)):
+            target.try_(content)
+
+
+def test_a_target_tells_refusals_from_errors() -> None:
+    def refuses(_: bytes) -> None:
+        raise InputError("it must be right")
+
+    def fails(_: bytes) -> None:
+        raise ValueError
+
+    FUZZ.Target(refuses, list).try_(b"")
+    with pytest.raises(ValueError, match=r"^$"):
+        FUZZ.Target(fails, list).try_(b"")
