@@ -26,7 +26,7 @@ from tierwise.operators._rounding import Kind, Rounding
 from tierwise.operators._surgery import Anatomy
 from tierwise.operators._widths import count_macs
 from tierwise.operators._work import Context, Stage, Work
-from tierwise.tasks import Training, fine_tune
+from tierwise.tasks import Task, Training, fine_tune
 
 __all__ = ["Bottleneck", "bottleneck", "resolve_bottleneck"]
 
@@ -245,7 +245,7 @@ class _School:
         chosen = [i for i, name in enumerate(self._watched) if name in lesson.features]
         tuned = fine_tune(
             narrowed,
-            self._task,
+            _shortened(self._task, lesson.train_frac),
             self._training(lesson),
             folder=self._context.lasting / f"lesson{number}",
             progress=self._context.progress,
@@ -307,6 +307,13 @@ class _School:
             f"({100 * parameters / max(1, self._before[0]):.1f} % of the model's) and {macs:,} multiply-accumulates "
             f"({100 * macs / max(1, self._before[1]):.1f} %) in place of all before {self._spec.cut}, latent {shape}"
         )
+
+
+def _shortened(task: Task, frac: float) -> Task:
+    if frac == 1.0:
+        return task
+    train = task.splits["train"]
+    return dataclasses.replace(task, splits={**task.splits, "train": train.head(max(1, math.floor(frac * len(train))))})
 
 
 def _forget_lines(model: onnx.ModelProto) -> None:

@@ -28,7 +28,8 @@ class Lesson(Spec, frozen=True, kw_only=True):
         temperature: T.
         rate: Weight of a bit of the latent (beta); needs the prior.
         codec: How the codec takes part (`Mode`).
-        epochs: Passes over the train split.
+        train_frac: Share of the train split that it sees, from its start: where labels count, a budget of them.
+        epochs: Passes over what it sees.
         batch: Items a step.
         optimiser: ``adamw`` (without decay: Adam) or ``sgd`` with momentum 0.9.
         learning_rate: At its peak.
@@ -45,6 +46,7 @@ class Lesson(Spec, frozen=True, kw_only=True):
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     rate: Weight = 0.0
     codec: Mode = "none"
+    train_frac: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     epochs: Positive = 10
     batch: Positive = 64
     optimiser: Literal["adamw", "sgd"] = "adamw"
