@@ -137,7 +137,9 @@ def picture_cell(task: Task, kind: Any, quality: int, cache: Path) -> dict[str, 
     for split in SPLITS:
         pictures = [pixels(item) for item in task.splits[split].items]
         files = [encode_picture(picture, kind, quality) for picture in pictures]
-        arrived = [decode_picture(file).reshape(picture.shape) for file, picture in zip(files, pictures, strict=True)]
+        arrived = [
+            as_sent(decode_picture(file), picture.shape[2]) for file, picture in zip(files, pictures, strict=True)
+        ]
         answers = [
             next(iter(executor.run(task.tensors(arrived[at : at + BATCH])).values()))
             for at in range(0, len(arrived), BATCH)
@@ -155,6 +157,15 @@ def pixels(item: Any) -> np.ndarray:
         picture = decode_picture(item)
         return picture if picture.ndim == 3 else picture[:, :, None]
     return np.asarray(item)
+
+
+def as_sent(picture: np.ndarray, channels: int) -> np.ndarray:
+    """[h, w, channels]; WebP knows no grey and gives back three channels."""
+    if picture.ndim == 2:
+        return picture[:, :, None]
+    if picture.shape[2] == channels:
+        return picture
+    return np.rint(picture.mean(2, keepdims=True)).astype(np.uint8)
 
 
 def write(path: Path, cell: dict[str, Any]) -> None:

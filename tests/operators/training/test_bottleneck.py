@@ -335,3 +335,14 @@ def test_an_artifact_has_one_address_for_one_result(digits, built):
     first, second = (build(digits, (spec,), built) for _ in range(2))
     assert isinstance(first.directory, Path)
     assert first.directory == second.directory
+
+
+def test_a_lesson_can_have_a_budget_of_labels(whole, tmp_path):
+    stops = Stops()
+    lessons = (
+        Lesson(features="cut", epochs=1, batch=32),
+        Lesson(trains=("decoder",), cross_entropy=1.0, codec="round", epochs=1, batch=32, train_frac=0.25),
+    )
+    apply(Bottleneck(lessons=lessons), whole, Context(folder=tmp_path, progress=stops))
+    all_of_them, budget = (count for title, count in stops.steps.items() if "lesson" in title)
+    assert budget == pytest.approx(all_of_them / 4, abs=1)
