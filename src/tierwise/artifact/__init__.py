@@ -2,6 +2,7 @@
 
 from tierwise.artifact._artifact import (
     MANIFEST,
+    SIGNATURE,
     Artifact,
     open_artifact,
     read_files,
@@ -27,12 +28,22 @@ from tierwise.artifact._manifest import (
     TensorSpec,
     TextInput,
 )
-from tierwise.artifact._preprocess import PAYLOAD_INPUT, Preprocessor, request_tensors, to_payload
+from tierwise.artifact._preprocess import PAYLOAD_INPUT, InputLimits, Preprocessor, request_tensors, to_payload
+from tierwise.artifact._signature import (
+    Signature,
+    TrustedKey,
+    new_signing_key,
+    read_signatures,
+    sign,
+    trusted_keys,
+    verify,
+)
 
 __all__ = [
     "FORMAT",
     "MANIFEST",
     "PAYLOAD_INPUT",
+    "SIGNATURE",
     "Accuracy",
     "Artifact",
     "Boundary",
@@ -41,20 +52,28 @@ __all__ = [
     "FileEntry",
     "ImageInput",
     "InputEncoding",
+    "InputLimits",
     "Manifest",
     "NodeAudit",
     "Preprocessor",
     "Provenance",
     "Rate",
     "Segment",
+    "Signature",
     "TensorInput",
     "TensorSpec",
     "TextInput",
+    "TrustedKey",
+    "new_signing_key",
     "open_artifact",
     "read_files",
+    "read_signatures",
     "receive_files",
     "record_accuracy",
     "request_tensors",
+    "sign",
     "to_payload",
+    "trusted_keys",
+    "verify",
     "write_artifact",
 ]

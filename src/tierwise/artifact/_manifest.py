@@ -61,8 +61,8 @@ class ImageInput(Spec, frozen=True, tag="image", tag_field="kind", kw_only=True)
     subtract ``mean``, divide by ``std`` (per channel), layout NCHW, float32.
 
     Attributes:
-        encoding: ``jpeg``/``png``: one BYTES element a picture (any format Pillow reads is accepted); ``uint8``: raw
-            pixels, a UINT8 tensor [n, height, width, channels].
+        encoding: ``jpeg``/``png``: one BYTES element a picture (JPEG, PNG, WebP and BMP are told apart by themselves);
+            ``uint8``: raw pixels, a UINT8 tensor [n, height, width, channels].
         height: Rows the model wants.
         width: Columns the model wants.
         channels: 1 (grey) or 3 (RGB).
@@ -72,8 +72,8 @@ class ImageInput(Spec, frozen=True, tag="image", tag_field="kind", kw_only=True)
     """
 
     encoding: Literal["jpeg", "png", "uint8"]
-    height: Annotated[int, msgspec.Meta(gt=0)]
-    width: Annotated[int, msgspec.Meta(gt=0)]
+    height: Annotated[int, msgspec.Meta(gt=0, le=8192)]
+    width: Annotated[int, msgspec.Meta(gt=0, le=8192)]
     channels: Literal[1, 3]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -93,7 +93,7 @@ class TextInput(Spec, frozen=True, tag="text", tag_field="kind", kw_only=True):
     """
 
     tokenizer: str = "tokenizer.json"
-    max_length: Annotated[int, msgspec.Meta(gt=0)]
+    max_length: Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
     pair: bool = False
     ids: str = "input_ids"
     mask: str | None = "attention_mask"

@@ -133,11 +133,12 @@ class Desk:
             self._check_size(call.size_bytes)
             self._enter(self.spec.max_waiting)
             try:
-                visit = self._visit(call)
-                model = self._repository.model(call.model, call.version)
-                answer = model.answer(call, visit)
-                with visit.encoding():
-                    body = call.encode(answer)
+                with self._guard.held(call.principal):
+                    visit = self._visit(call)
+                    model = self._repository.model(call.model, call.version)
+                    answer = model.answer(call, visit)
+                    with visit.encoding():
+                        body = call.encode(answer)
             finally:
                 self._leave()
         except Exception as error:

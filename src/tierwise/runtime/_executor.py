@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tierwise._errors import ArtifactError, InputError, TierwiseError
 from tierwise.artifact import Artifact, Exit, Segment, TensorSpec
 from tierwise.measure import usable_cpus
-from tierwise.runtime._external import check_external_files
+from tierwise.runtime._external import check_contents
 from tierwise.runtime._passage import Passage, leaving, merge, rows_of
 from tierwise.runtime._seal import seal_at
 from tierwise.wire import dtype_name
@@ -57,8 +57,8 @@ class Executor:
 
     Raises:
         InputError: The range does not fit the artifact.
-        ArtifactError: A segment is not a model ONNX Runtime can run, keeps tensors outside the artifact, or is not what
-            the manifest says.
+        ArtifactError: A segment is not a model ONNX Runtime can run, keeps tensors outside the artifact, uses
+            operators that ONNX Runtime does not have, or is not what the manifest says.
     """
 
     def __init__(self, artifact: Artifact, segments: tuple[int, int] | None = None, threads: int | None = None) -> None:
@@ -176,7 +176,7 @@ class _Gone:
 
 
 def _session(ort: Any, artifact: Artifact, segment: Segment, threads: int) -> Any:
-    check_external_files(artifact, segment.file)
+    check_contents(artifact, segment.file)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -186,6 +186,8 @@ def _session(ort: Any, artifact: Artifact, segment: Segment, threads: int) -> An
     # Threads that spin while they wait take the CPU from other processes of a small machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # As it was checked: by its name alone it could be taken for ONNX Runtime's own format.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     path = artifact.path(segment.file)
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ from typing import Final, final
 import grpc
 
 from tierwise._errors import InputError, RemoteError, SpecError
-from tierwise.artifact import Artifact, Preprocessor, request_tensors
+from tierwise.artifact import Artifact, InputLimits, Preprocessor, request_tensors
 from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
@@ -55,6 +55,7 @@ class Served:
         line: Where its requests wait.
         forward: A client of the next node, where the share names one.
         observer: Who is told of what goes to the next node.
+        limits: What a request's pictures and texts may become.
 
     Raises:
         InputError: The share does not fit the artifact.
@@ -74,9 +75,11 @@ class Served:
         line: Line,
         forward: InferenceClient | None,
         observer: Observer,
+        limits: InputLimits | None = None,
     ) -> None:
         count = len(artifact.manifest.segments)
         self.name, self.version, self.artifact, self.share = name, version, artifact, share
+        self._limits = limits
         self._first, self._last = (0, count) if share.segments is None else share.segments
         self._forward, self._forward_model, self._observer = forward, share.forward_model or name, observer
         if self._last > count:
@@ -165,7 +168,7 @@ class Served:
 
     def _batched(self, executor: Executor, batching: Batching | None, line: Line) -> Batcher:
         manifest = self.artifact.manifest
-        prepare = Preprocessor(manifest.input, self.artifact.directory) if self._first == 0 else None
+        prepare = None if self._first else Preprocessor(manifest.input, self.artifact.directory, self._limits)
         stage = _stage(self._first, self._last, len(manifest.segments))
         share = self.share
         return Batcher(

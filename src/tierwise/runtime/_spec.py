@@ -8,6 +8,7 @@ import msgspec
 
 from tierwise._config import Spec
 from tierwise.runtime._observability import ObservabilitySpec
+from tierwise.runtime._security import NodeLimits, SecuritySpec
 
 __all__ = ["Batching", "NodeSpec", "Placed", "Share"]
 
@@ -95,6 +96,8 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
         grace_s: Time that requests under way get when the node is told to stop; new ones are refused meanwhile.
         batching: How models compute several requests at once, where their shares do not say; None: they do not.
         observability: What the node tells about itself.
+        security: Who may do what.
+        limits: How much strangers may take.
     """
 
     listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("127.0.0.1:8001",)
@@ -109,3 +112,5 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     grace_s: Annotated[float, msgspec.Meta(ge=0)] = 5.0
     batching: Batching | None = None
     observability: ObservabilitySpec = ObservabilitySpec()
+    security: SecuritySpec = SecuritySpec()
+    limits: NodeLimits = NodeLimits()
