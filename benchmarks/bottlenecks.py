@@ -74,7 +74,11 @@ def settings() -> Iterator[tuple[str, str, Bottleneck]]:
         yield "joint", name, Bottleneck(preset="bottlefit", channels=channels, lessons=(_BY_LABELS,))
         unfrozen = msgspec.structs.replace(_BEHIND, trains=("encoder", "decoder", "tail"))
         yield "unfrozen", name, Bottleneck(preset="bottlefit", channels=channels, lessons=(_FEATURES, unfrozen))
-        few = [msgspec.structs.replace(one, train_frac=FEW_LABELS) for one in (_BY_LABELS, _BEHIND)]
+        few = [
+            # As many steps as with all labels: what is compared is labels, not time.
+            msgspec.structs.replace(one, train_frac=FEW_LABELS, epochs=round(one.epochs / FEW_LABELS))
+            for one in (_BY_LABELS, _BEHIND)
+        ]
         yield "joint-few-labels", name, Bottleneck(preset="bottlefit", channels=channels, lessons=(few[0],))
         lessons = (_FEATURES, few[1])
         yield "bottlefit-few-labels", name, Bottleneck(preset="bottlefit", channels=channels, lessons=lessons)
