@@ -10,11 +10,14 @@ from tierwise.artifact._artifact import (
     record_accuracy,
     write_artifact,
 )
+from tierwise.artifact._canvas import to_canvas, to_picture
+from tierwise.artifact._detect import detect, detections_spec
 from tierwise.artifact._manifest import (
     FORMAT,
     Accuracy,
     Boundary,
     Coverage,
+    Detections,
     Exit,
     FileEntry,
     ImageInput,
@@ -48,6 +51,7 @@ __all__ = [
     "Artifact",
     "Boundary",
     "Coverage",
+    "Detections",
     "Exit",
     "FileEntry",
     "ImageInput",
@@ -64,6 +68,8 @@ __all__ = [
     "TensorSpec",
     "TextInput",
     "TrustedKey",
+    "detect",
+    "detections_spec",
     "new_signing_key",
     "open_artifact",
     "read_files",
@@ -72,7 +78,9 @@ __all__ = [
     "record_accuracy",
     "request_tensors",
     "sign",
+    "to_canvas",
     "to_payload",
+    "to_picture",
     "trusted_keys",
     "verify",
     "write_artifact",

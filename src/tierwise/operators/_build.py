@@ -11,7 +11,16 @@ import msgspec
 import onnx
 
 from tierwise._errors import ArtifactError, InputError
-from tierwise.artifact import Artifact, Exit, Manifest, Provenance, Segment, open_artifact, write_artifact
+from tierwise.artifact import (
+    Artifact,
+    Exit,
+    Manifest,
+    Provenance,
+    Segment,
+    detections_spec,
+    open_artifact,
+    write_artifact,
+)
 from tierwise.capture import export, load_onnx, read_graph
 from tierwise.measure import Progress, Silent
 from tierwise.operators._apply import apply, resolve
@@ -125,7 +134,7 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
     manifest = Manifest(
         name=title,
         input=task.encoding,
-        outputs=segments[-1].outputs,
+        outputs=segments[-1].outputs if task.boxes is None else (detections_spec(task.boxes),),
         labels=task.labels,
         segments=segments,
         files=(),
@@ -140,6 +149,7 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
             training_s=work.training_s,
         ),
         coverage=audit_coverage(list(parts.values())) if quantised else None,
+        boxes=msgspec.UNSET if task.boxes is None else task.boxes,
     )
     files: dict[str, bytes | Path] = {file: part.SerializeToString() for file, part in parts.items()}
     files.update(task.files)

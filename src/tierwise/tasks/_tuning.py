@@ -12,7 +12,7 @@ import msgspec
 from tierwise._errors import InputError, SpecError
 from tierwise.artifact import ImageInput, InputEncoding
 from tierwise.measure import Progress, usable_cpus
-from tierwise.tasks._spec import Bert, Roberta, Subject, Training
+from tierwise.tasks._spec import Bert, FastestDet, Roberta, Subject, Training
 from tierwise.tasks._start import open_start, started
 from tierwise.tasks._subject import build_subject
 from tierwise.tasks._task import Task
@@ -139,6 +139,12 @@ def build_student(task: Task, subject: Subject) -> nn.Module:
         raise InputError(
             "the subject must take what the task sends",
             got=f"a {'text' if text else 'picture'} subject for {'pictures' if image else 'other inputs'}",
+            where=f"task {task.name!r}",
+        )
+    if (task.boxes is not None) != isinstance(subject, FastestDet):
+        raise InputError(
+            "a detector must be made smaller by a detector, and nothing else by one",
+            got=type(subject).__name__,
             where=f"task {task.name!r}",
         )
     own = task.subject
