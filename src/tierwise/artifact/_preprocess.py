@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tierwise._config import Spec
 from tierwise._errors import InputError, UnavailableError
+from tierwise.artifact._canvas import placed_at
 from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TensorSpec, TextInput
 
 __all__ = ["PAYLOAD_INPUT", "Preprocessor", "request_tensors", "to_payload"]
@@ -51,6 +52,9 @@ class InputLimits(Spec, frozen=True, kw_only=True):
 _LARGEST: Final = 1 << 62
 # Items of one's own (training, calibration) come by the whole split.
 _OWN_ITEMS: Final = InputLimits(request_pixels=_LARGEST, text_bytes=_LARGEST, prepared_elements=_LARGEST)
+
+_GREY = 114
+"""Around a letterboxed picture: what detectors are usually trained with, near the mean of photographs."""
 
 
 def request_tensors(encoding: InputEncoding) -> tuple[TensorSpec, ...]:
@@ -190,6 +194,8 @@ class Preprocessor:
             for i, row in enumerate(rows):
                 pixels[i], opened = _decode(row[0], spec, i, min(self._limits.picture_pixels, left))
                 left -= opened
+        if spec.order == "bgr":
+            pixels = pixels[:, :, :, ::-1]
         batch: npt.NDArray[np.float32] = pixels.transpose(0, 3, 1, 2).astype(np.float32)
         batch *= self._gain
         batch += self._offset
@@ -282,9 +288,14 @@ def _resize(pixels: npt.NDArray[np.uint8], spec: ImageInput) -> npt.NDArray[np.u
         return pixels
     from PIL import Image
 
+    left, top, width, height = placed_at(spec, *pixels.shape[:2])
     picture = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels)
-    resized = np.asarray(picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR))
-    return resized.reshape(spec.height, spec.width, spec.channels)
+    resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, -1)
+    if (width, height) == (spec.width, spec.height):
+        return resized
+    canvas = np.full((spec.height, spec.width, spec.channels), _GREY, np.uint8)
+    canvas[top : top + height, left : left + width] = resized
+    return canvas
 
 
 def _check_tensors(encoding: TensorInput, tensors: Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any]) -> Tensors:

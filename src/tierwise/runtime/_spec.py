@@ -42,6 +42,7 @@ class Share(Spec, frozen=True, kw_only=True):
         label: What the deployer calls this loading; the node repeats it in the model's metadata.
         batching: How it computes several requests at once; None: as the node does by default.
         priority: Place in the line of requests that do not say theirs: 1 is served first.
+        channels: Channels of a coded latent to send, one of the artifact's rates; None: all.
         max_waiting: Requests for the model that may be under way at once, so that the crowd of one leaves the others
             room; more are refused. None: as many as the node takes in all.
         versions: How many versions of the model are served from now on, this one among them; older ones are dropped
@@ -55,6 +56,7 @@ class Share(Spec, frozen=True, kw_only=True):
     label: str | None = None
     batching: Batching | None = None
     priority: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 2
+    channels: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_waiting: Annotated[int, msgspec.Meta(ge=1)] | None = None
     versions: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
