@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 # Before NumPy or torch start their pools: two cores shared with node processes do not bear more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +33,62 @@ def data_root() -> Path:
     if root is None:
         pytest.skip("TIERWISE_DATA is not set: this test needs the real data it names")
     return Path(root)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Where the files are: ``NAME.pem`` and ``NAME.key``."""
+
+    folder: Path
+
+    def file(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """An authority ``ca`` with ``node``, ``client``, ``admin`` and ``ended`` (no longer valid); another, ``other``."""
+    for authority in ("ca", "other"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(authority, authority, key.public_key(), 1)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        _write(folder, authority, key, builder.sign(key, hashes.SHA256()))
+        if authority == "ca":
+            for name, days in (("node", 1), ("client", 1), ("admin", 1), ("ended", -1)):
+                own = ec.generate_private_key(ec.SECP256R1())
+                signed = _builder(name, "ca", own.public_key(), days).add_extension(
+                    x509.SubjectAlternativeName(
+                        [x509.DNSName(f"{name}.test"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+                    ),
+                    critical=False,
+                )
+                _write(folder, name, own, signed.sign(key, hashes.SHA256()))
+    return Certificates(folder)
+
+
+def _builder(name: str, issuer: str, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _write(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = folder / f"{name}.key"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    private.chmod(0o600)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """`make_certificates`, made once."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@
     ├── InputError                what the user gave is wrong                         (exit code 2)
     │   ├── SpecError             a TOML file or a spec value, with its path inside
     │   ├── ArtifactError         a directory that is not an artifact this version can use
-    │   │   └── TamperedError     a file whose content is not what the manifest says
+    │   │   ├── TamperedError     a file whose content is not what the manifest says
+    │   │   └── SignatureError    nobody who is trusted vouches for it as it is
     │   └── ChainError            operators in an order that cannot be built
     ├── UnavailableError          this machine or installation lacks something       (exit code 3)
     ├── EmulationError            a tier or link came out too far from its spec      (exit code 4)
@@ -24,6 +25,7 @@ __all__ = [
     "EmulationError",
     "InputError",
     "RemoteError",
+    "SignatureError",
     "SpecError",
     "StoreError",
     "TamperedError",
@@ -73,6 +75,10 @@ class ArtifactError(InputError):
 
 class TamperedError(ArtifactError):
     """A file's content is not what the manifest says; the message names the file and both hashes."""
+
+
+class SignatureError(ArtifactError):
+    """Nobody who is trusted here vouches for an artifact as it is."""
 
 
 class ChainError(InputError):

@@ -185,6 +185,7 @@ class Node:
     tcp: str
     unix: str
     rest: str
+    addresses: tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def start_node() -> Iterator[Callable[..., Node]]:
         line = process.stdout.readline()
         assert line.startswith(f"tierwise node {tier} ready on 127.0.0.1:"), line
         addresses = line.split(" ready on ")[1].strip().split(", ")
-        nodes.append(Node(process, tier, addresses[0], unix, addresses[-1]))
+        nodes.append(Node(process, tier, addresses[0], unix, addresses[-1], tuple(addresses)))
         return nodes[-1]
 
     yield start

@@ -50,11 +50,11 @@ def nodes(folder, seen: Seen, tracing: dict[str, Tracing | None]) -> Iterator[di
             observer = NodeObserver(NodeMetrics(tier), log, spans, request_log_frac=1.0)
             place = folder / tier
             place.mkdir()
-            forwards = stack.enter_context(_Forwards())
             spec = NodeSpec(listen=("127.0.0.1:0",), tier=tier, threads=1)
+            forwards = stack.enter_context(_Forwards(spec.security))
             server, desk, (addresses[tier],) = _start(spec, place, forwards, observer, log)
             stack.callback(desk.close)
-            stack.callback(lambda server=server: server.stop(0).wait())
+            stack.callback(lambda server=server: [ended.wait() for ended in server.stop(0)])
         yield addresses
 
 

@@ -39,10 +39,10 @@ def test_embedded_campaigns_are_whole() -> None:
         )
 
 
-def test_the_text_study_has_every_operator() -> None:
+def test_the_text_study_has_every_operator_that_takes_text() -> None:
     found = load_campaign("mrpc")
     chains = [parse_chain(entry.chain, entry.options) for entry in found.strategies]
-    assert {spec.NAME for chain in chains for spec in chain} == {kind.NAME for kind in OPERATORS}
+    assert {spec.NAME for chain in chains for spec in chain} == {kind.NAME for kind in OPERATORS} - {"bottleneck"}
     topology = found.asked_topology()
     assert len(asked_strategies(found, topology)) > 30
     # Tiers and links are the preset's; only memory differs.
@@ -116,6 +116,12 @@ def test_parts_want_as_many_tiers() -> None:
     three = StrategySpec(chain="partition", options={"partition": {"parts": 3}})
     found = asked_strategies(campaign(three), load("wifi-lte"))
     assert [asked.id for asked in found] == ["partition@mobile|edge|cloud"]
+
+
+def test_a_bottleneck_stands_on_two_tiers_whatever_follows() -> None:
+    narrow = StrategySpec(chain="bottleneck+sptq", placements=("mobile|edge", "edge|cloud"))
+    found = asked_strategies(campaign(narrow), load("wifi-lte"))
+    assert [asked.segments for asked in found] == [("mobile", "edge"), ("edge", "cloud")]
 
 
 @pytest.mark.parametrize(

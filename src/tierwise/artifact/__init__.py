@@ -2,6 +2,7 @@
 
 from tierwise.artifact._artifact import (
     MANIFEST,
+    SIGNATURE,
     Artifact,
     open_artifact,
     read_files,
@@ -9,10 +10,14 @@ from tierwise.artifact._artifact import (
     record_accuracy,
     write_artifact,
 )
+from tierwise.artifact._canvas import to_canvas, to_picture
+from tierwise.artifact._detect import detect, detections_spec
 from tierwise.artifact._manifest import (
     FORMAT,
     Accuracy,
+    Boundary,
     Coverage,
+    Detections,
     Exit,
     FileEntry,
     ImageInput,
@@ -20,37 +25,63 @@ from tierwise.artifact._manifest import (
     Manifest,
     NodeAudit,
     Provenance,
+    Rate,
     Segment,
     TensorInput,
     TensorSpec,
     TextInput,
 )
-from tierwise.artifact._preprocess import PAYLOAD_INPUT, Preprocessor, request_tensors, to_payload
+from tierwise.artifact._preprocess import PAYLOAD_INPUT, InputLimits, Preprocessor, request_tensors, to_payload
+from tierwise.artifact._signature import (
+    Signature,
+    TrustedKey,
+    new_signing_key,
+    read_signatures,
+    sign,
+    trusted_keys,
+    verify,
+)
 
 __all__ = [
     "FORMAT",
     "MANIFEST",
     "PAYLOAD_INPUT",
+    "SIGNATURE",
     "Accuracy",
     "Artifact",
+    "Boundary",
     "Coverage",
+    "Detections",
     "Exit",
     "FileEntry",
     "ImageInput",
     "InputEncoding",
+    "InputLimits",
     "Manifest",
     "NodeAudit",
     "Preprocessor",
     "Provenance",
+    "Rate",
     "Segment",
+    "Signature",
     "TensorInput",
     "TensorSpec",
     "TextInput",
+    "TrustedKey",
+    "detect",
+    "detections_spec",
+    "new_signing_key",
     "open_artifact",
     "read_files",
+    "read_signatures",
     "receive_files",
     "record_accuracy",
     "request_tensors",
+    "sign",
+    "to_canvas",
     "to_payload",
+    "to_picture",
+    "trusted_keys",
+    "verify",
     "write_artifact",
 ]

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import final
+from pathlib import Path
+from typing import Final, final
 
 import msgspec
 
 from tierwise._errors import ArtifactError, TamperedError
-from tierwise.artifact._manifest import FORMAT, Accuracy, FileEntry, Manifest
+from tierwise.artifact._manifest import FORMAT, Accuracy, FileEntry, Manifest, TextInput
 
-__all__ = ["MANIFEST", "Artifact", "open_artifact", "read_files", "receive_files", "record_accuracy", "write_artifact"]
+__all__ = [
+    "MANIFEST",
+    "SIGNATURE",
+    "Artifact",
+    "open_artifact",
+    "read_files",
+    "receive_files",
+    "record_accuracy",
+    "write_artifact",
+]
 
 MANIFEST = "manifest.json"
+
+SIGNATURE: Final = "signature.json"
+"""Signatures over the manifest, where there are any; the one file beside it that it does not list."""
+
+# Names come from strangers and become paths: on any file system, and for libraries that give some characters a meaning
+# of their own, a name of these is a plain file inside the artifact.
+_PART: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+=@ -]{0,98}[A-Za-z0-9_+=@-])?")
+_DEEPEST: Final = 8
+_LONGEST: Final = 200
+_MOST_FILES: Final = 1000
 
 
 @final
@@ -83,6 +103,7 @@ def write_artifact(directory: Path, manifest: Manifest, files: Mapping[str, byte
     missing = [segment.file for segment in manifest.segments if segment.file not in files]
     if missing:
         raise ArtifactError("every segment's file must be given", got=f"no {missing[0]!r}", where=directory)
+    _check_names(sorted(files), directory)
     with _staged(directory) as stage:
         entries = tuple(_put(stage, name, content) for name, content in sorted(files.items()))
         manifest = msgspec.structs.replace(manifest, files=entries, format=FORMAT)
@@ -91,8 +112,10 @@ def write_artifact(directory: Path, manifest: Manifest, files: Mapping[str, byte
 
 
 def read_files(artifact: Artifact) -> dict[str, bytes]:
-    """Manifest and all files, to be pushed to a node."""
+    """Manifest, signatures and all files, to be pushed to a node."""
     names = [MANIFEST, *(entry.name for entry in artifact.manifest.files)]
+    if artifact.path(SIGNATURE).is_file():
+        names.append(SIGNATURE)
     return {name: artifact.path(name).read_bytes() for name in names}
 
 
@@ -100,14 +123,15 @@ def receive_files(directory: Path, files: Mapping[str, bytes | memoryview]) -> A
     """Write what `read_files` gave on another machine; the inverse, verified before anything is visible.
 
     Raises:
-        ArtifactError: No manifest among the files, a name that leaves the directory, or the directory exists.
+        ArtifactError: No manifest among the files, a name that could leave the directory or be another file's, or the
+            directory exists.
         TamperedError: A file is not what the manifest says.
     """
     if MANIFEST not in files:
         raise ArtifactError(f"the files of an artifact must include {MANIFEST}", got=sorted(files), where=directory)
     manifest = _decode(files[MANIFEST], directory)
     listed = {entry.name for entry in manifest.files}
-    extra = sorted(set(files) - listed - {MANIFEST})
+    extra = sorted(set(files) - listed - {MANIFEST, SIGNATURE})
     if extra:
         raise ArtifactError("every file must be listed in the manifest", got=repr(extra[0]), where=directory)
     with _staged(directory) as stage:
@@ -116,17 +140,22 @@ def receive_files(directory: Path, files: Mapping[str, bytes | memoryview]) -> A
                 raise ArtifactError(f"the file {entry.name!r} of the manifest must be sent too", where=directory)
             _put(stage, entry.name, files[entry.name])
             _verify(stage, entry)
-        (stage / MANIFEST).write_bytes(files[MANIFEST])
+        for name in {MANIFEST, SIGNATURE} & set(files):
+            (stage / name).write_bytes(files[name])
     return open_artifact(directory)
 
 
 def record_accuracy(artifact: Artifact, accuracy: Accuracy) -> Artifact:
-    """The artifact with one more accuracy in its manifest (one per metric and split; a later one replaces it)."""
+    """The artifact with one more accuracy in its manifest (one per metric and split; a later one replaces it).
+
+    Signatures it had are gone: they were for the manifest as it was.
+    """
     kept = [a for a in artifact.manifest.accuracy if (a.metric, a.split) != (accuracy.metric, accuracy.split)]
     manifest = msgspec.structs.replace(artifact.manifest, accuracy=(*kept, accuracy))
     stage = artifact.directory / f".{MANIFEST}.{os.getpid()}"
     stage.write_bytes(_encode(manifest))
     stage.replace(artifact.directory / MANIFEST)
+    artifact.path(SIGNATURE).unlink(missing_ok=True)
     return open_artifact(artifact.directory)
 
 
@@ -149,23 +178,51 @@ def _decode(raw: bytes | memoryview, directory: Path) -> Manifest:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"the manifest must be valid ({error})", where=where) from error
-    for entry in manifest.files:
-        _check_name(entry.name, directory)
+    _check_names([entry.name for entry in manifest.files], directory)
     listed = {entry.name for entry in manifest.files}
     unlisted = [segment.file for segment in manifest.segments if segment.file not in listed]
+    if isinstance(manifest.input, TextInput) and manifest.input.tokenizer not in listed:
+        unlisted.append(manifest.input.tokenizer)
     if unlisted:
-        raise ArtifactError("every segment's file must be listed in the manifest", got=repr(unlisted[0]), where=where)
+        raise ArtifactError(
+            "the files of segments and tokenizer must be listed in the manifest", got=repr(unlisted[0]), where=where
+        )
     return manifest
 
 
+def _check_names(names: Sequence[str], directory: Path) -> None:
+    """Each name is a plain file inside the artifact, on any file system, and no two are the same one."""
+    if len(names) > _MOST_FILES:
+        raise ArtifactError(f"an artifact may have at most {_MOST_FILES} files", got=len(names), where=directory)
+    seen: dict[str, str] = {}
+    for name in names:
+        _check_name(name, directory)
+        # Not every file system tells upper from lower case.
+        if name.lower() in seen:
+            raise ArtifactError(
+                "a file must be named once, case aside", got=f"{seen[name.lower()]!r} and {name!r}", where=directory
+            )
+        seen[name.lower()] = name
+    for name in seen:
+        parts = name.split("/")
+        for end in range(1, len(parts)):
+            if "/".join(parts[:end]) in seen:
+                raise ArtifactError("a file cannot be a folder too", got=repr(seen[name]), where=directory)
+
+
 def _check_name(name: str, directory: Path) -> None:
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name == MANIFEST:
-        raise ArtifactError("a file name must stay inside the artifact", got=repr(name), where=directory)
+    parts = name.split("/")
+    inside = len(name) <= _LONGEST and len(parts) <= _DEEPEST and all(_PART.fullmatch(part) for part in parts)
+    if not inside or name.lower() in (MANIFEST, SIGNATURE):
+        raise ArtifactError(
+            f"a file name must stay inside the artifact: parts of letters, digits and ._+=@ -, at most {_LONGEST} "
+            f"characters, neither {MANIFEST} nor {SIGNATURE}",
+            got=repr(name[: 2 * _LONGEST]),
+            where=directory,
+        )
 
 
 def _put(stage: Path, name: str, content: bytes | memoryview | Path) -> FileEntry:
-    _check_name(name, stage)
     target = stage / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Path):

@@ -11,7 +11,9 @@ from tierwise._config import Spec
 __all__ = [
     "FORMAT",
     "Accuracy",
+    "Boundary",
     "Coverage",
+    "Detections",
     "Exit",
     "FileEntry",
     "ImageInput",
@@ -19,6 +21,7 @@ __all__ = [
     "Manifest",
     "NodeAudit",
     "Provenance",
+    "Rate",
     "Segment",
     "TensorInput",
     "TensorSpec",
@@ -59,23 +62,30 @@ class ImageInput(Spec, frozen=True, tag="image", tag_field="kind", kw_only=True)
     subtract ``mean``, divide by ``std`` (per channel), layout NCHW, float32.
 
     Attributes:
-        encoding: ``jpeg``/``png``: one BYTES element a picture (any format Pillow reads is accepted); ``uint8``: raw
-            pixels, a UINT8 tensor [n, height, width, channels].
+        encoding: ``jpeg``/``png``: one BYTES element a picture (JPEG, PNG, WebP and BMP are told apart by themselves);
+            ``uint8``: raw pixels, a UINT8 tensor [n, height, width, channels].
         height: Rows the model wants.
         width: Columns the model wants.
         channels: 1 (grey) or 3 (RGB).
         mean: Per channel, on the [0, 1] scale.
         std: Per channel, on the [0, 1] scale.
         tensor: Name of the model input that receives the result.
+        fit: ``stretch`` gives the picture the model's height and width; ``letterbox`` keeps its proportions, puts it in
+            the middle and fills the rest with grey. Unset: ``stretch``.
+        order: Channels of a colour picture as the model wants them; ``mean`` and ``std`` are in this order. Unset:
+            ``rgb``.
     """
 
     encoding: Literal["jpeg", "png", "uint8"]
-    height: Annotated[int, msgspec.Meta(gt=0)]
-    width: Annotated[int, msgspec.Meta(gt=0)]
+    height: Annotated[int, msgspec.Meta(gt=0, le=8192)]
+    width: Annotated[int, msgspec.Meta(gt=0, le=8192)]
     channels: Literal[1, 3]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     tensor: str = "input"
+    # Left out of the file where unset: manifests without them stay what they were, byte by byte.
+    fit: Literal["stretch", "letterbox"] | msgspec.UnsetType = msgspec.UNSET
+    order: Literal["rgb", "bgr"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TextInput(Spec, frozen=True, tag="text", tag_field="kind", kw_only=True):
@@ -91,7 +101,7 @@ class TextInput(Spec, frozen=True, tag="text", tag_field="kind", kw_only=True):
     """
 
     tokenizer: str = "tokenizer.json"
-    max_length: Annotated[int, msgspec.Meta(gt=0)]
+    max_length: Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
     pair: bool = False
     ids: str = "input_ids"
     mask: str | None = "attention_mask"
@@ -105,6 +115,34 @@ class TensorInput(Spec, frozen=True, tag="tensor", tag_field="kind", kw_only=Tru
 
 
 InputEncoding = ImageInput | TextInput | TensorInput
+
+
+class Detections(Spec, frozen=True, kw_only=True, omit_defaults=True):
+    """How a detector's output becomes boxes, on the node that runs the last segment.
+
+    The answer is one tensor ``answer``, FP32 [n, most, 6]: left, top, right, bottom (shares of the model's picture, so
+    that nothing about the client's has to travel with the request; `tierwise.artifact.to_picture` brings them back),
+    score and class. Rows go from the best score downwards; unused ones at the end have score 0 and class -1.
+
+    Attributes:
+        tensor: The model's output that holds the boxes, FP32.
+        layout: ``grid``: [n, 5 + classes, rows, columns], one box a cell, of objectness, offset and size before tanh
+            and sigmoid, and class shares (the answer of FastestDet). ``rows``: [n, boxes, 4 + classes], of left, top,
+            right, bottom as shares of the model's picture, and class scores in [0, 1].
+        classes: Class of the task for each class of the model, -1 to drop it.
+        least_score: Boxes below are dropped.
+        most_overlap: Of two boxes of one class that overlap by more (intersection over union), the better stays.
+        most: Boxes of one picture.
+        answer: Name of the output.
+    """
+
+    tensor: str
+    layout: Literal["grid", "rows"]
+    classes: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
+    least_score: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
+    most_overlap: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.45
+    most: Annotated[int, msgspec.Meta(gt=0, le=1000)] = 100
+    answer: str = "detections"
 
 
 class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,6 +161,40 @@ class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):
     left_frac: float | None = None
 
 
+class Rate(Spec, frozen=True, kw_only=True):
+    """One way to send a latent: what it costs and what is left of the metric.
+
+    Attributes:
+        channels: Channels sent, the first ones.
+        item_bytes: Mean size of the frame of one item, on the validation split.
+        metric: Name of the metric.
+        value: Its value on the validation split, from what arrived.
+    """
+
+    channels: Annotated[int, msgspec.Meta(gt=0)]
+    item_bytes: Annotated[float, msgspec.Meta(gt=0)]
+    metric: str
+    value: float
+
+
+class Boundary(Spec, frozen=True, kw_only=True):
+    """How a tensor is coded on its way to the next segment (`tierwise.codecs`).
+
+    Attributes:
+        tensor: Output of the segment, FP32 [-1, channels, ...].
+        codec: ``raw``, ``affine`` or ``prior``.
+        tables: File of the codec's tables inside the artifact.
+        rates: What may be sent, all channels last.
+        encoder_bits: Of all parameters of the segment.
+    """
+
+    tensor: str
+    codec: Literal["raw", "affine", "prior"]
+    tables: str
+    rates: Annotated[tuple[Rate, ...], msgspec.Meta(min_length=1)]
+    encoder_bits: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """One ONNX file of the chain, run on one tier.
 
@@ -132,6 +204,7 @@ class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
         outputs: Tensors it makes.
         macs: Multiply-accumulates of one item, from the graph.
         exit: Where items may leave before the next segment; None where all go on.
+        boundary: How an output is coded when the next segment runs on another node; None where it crosses as it is.
     """
 
     file: str
@@ -139,6 +212,7 @@ class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
     outputs: tuple[TensorSpec, ...]
     macs: int
     exit: Exit | None = None
+    boundary: Boundary | None = None
 
 
 class Accuracy(Spec, frozen=True, kw_only=True):
@@ -239,6 +313,7 @@ class Manifest(Spec, frozen=True, kw_only=True):
         provenance: What made it.
         accuracy: How good it was; several splits may be given.
         coverage: The int8 audit, where a quantising operator took part.
+        boxes: How the last segment's output becomes boxes, for a detector; unset for all others.
     """
 
     format: int = FORMAT
@@ -251,3 +326,5 @@ class Manifest(Spec, frozen=True, kw_only=True):
     provenance: Provenance
     accuracy: tuple[Accuracy, ...] = ()
     coverage: Coverage | None = None
+    # Left out of the file where unset, so that the artifacts of other tasks stay what they were, byte by byte.
+    boxes: Detections | msgspec.UnsetType = msgspec.UNSET

@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, Final, final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from tierwise._config import Spec
 from tierwise._errors import InputError, UnavailableError
+from tierwise.artifact._canvas import placed_at
 from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TensorSpec, TextInput
 
 __all__ = ["PAYLOAD_INPUT", "Preprocessor", "request_tensors", "to_payload"]
@@ -22,9 +25,36 @@ PAYLOAD_INPUT = "payload"
 """Name of the one tensor a client sends for pictures and text."""
 
 Tensors = dict[str, npt.NDArray[Any]]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
 
-# A picture that would unpack to more than this is refused before it is decoded (a few bytes can claim gigapixels).
-_MAX_PIXELS = 64_000_000
+# What a picture may be. Pillow knows many more formats, some of which start other programs or are hardly ever used.
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
+
+
+@final
+class InputLimits(Spec, frozen=True, kw_only=True):
+    """What one request may become when it is unpacked: a few bytes can claim gigapixels.
+
+    Attributes:
+        picture_pixels: Pixels of one picture, as its head says, before it is decoded.
+        request_pixels: Pixels of all pictures of a request.
+        text_bytes: Bytes of one text.
+        prepared_elements: Elements of one tensor that the items become (rows of tokens, pictures as the model wants
+            them).
+    """
+
+    picture_pixels: Positive = 64_000_000
+    request_pixels: Positive = 256_000_000
+    text_bytes: Positive = 256 << 10
+    prepared_elements: Positive = 1 << 27
+
+
+_LARGEST: Final = 1 << 62
+# Items of one's own (training, calibration) come by the whole split.
+_OWN_ITEMS: Final = InputLimits(request_pixels=_LARGEST, text_bytes=_LARGEST, prepared_elements=_LARGEST)
+
+_GREY = 114
+"""Around a letterboxed picture: what detectors are usually trained with, near the mean of photographs."""
 
 
 def request_tensors(encoding: InputEncoding) -> tuple[TensorSpec, ...]:
@@ -84,14 +114,18 @@ class Preprocessor:
     Args:
         encoding: What the client sends.
         directory: The artifact's directory (the tokenizer's file is read from there).
+        limits: What a request may become; None: what it likes, as long as a picture is not absurd.
 
     Raises:
         UnavailableError: A text model, and the ``tokenizers`` library is not installed.
         InputError: The tokenizer's file cannot be read.
     """
 
-    def __init__(self, encoding: InputEncoding, directory: Path | None = None) -> None:
+    def __init__(
+        self, encoding: InputEncoding, directory: Path | None = None, limits: InputLimits | None = None
+    ) -> None:
         self.encoding = encoding
+        self._limits = _OWN_ITEMS if limits is None else limits
         self._tokenizer: Any = None
         if isinstance(encoding, TextInput):
             if directory is None:
@@ -138,6 +172,7 @@ class Preprocessor:
         return {encoding.tensor: self._pictures(encoding, payload)}
 
     def _pictures(self, spec: ImageInput, payload: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        size = spec.height * spec.width * spec.channels
         if spec.encoding == "uint8":
             if payload.dtype != np.uint8 or payload.ndim != 4 or payload.shape[3] != spec.channels:
                 raise InputError(
@@ -145,18 +180,42 @@ class Preprocessor:
                     got=f"{payload.dtype} {list(payload.shape)}",
                     where=PAYLOAD_INPUT,
                 )
+            self._check_size(len(payload), size)
             pixels = payload
             if payload.shape[1:3] != (spec.height, spec.width):
+                if payload.size == 0:
+                    raise InputError("a picture must have pixels", got=list(payload.shape), where=PAYLOAD_INPUT)
                 pixels = np.stack([_resize(picture, spec) for picture in payload])
         else:
-            pixels = np.stack([_decode(data, spec, i) for i, data in enumerate(_byte_rows(payload, 1))])
+            rows = _byte_rows(payload, 1)
+            self._check_size(len(rows), size)
+            pixels = np.empty((len(rows), spec.height, spec.width, spec.channels), np.uint8)
+            left = self._limits.request_pixels
+            for i, row in enumerate(rows):
+                pixels[i], opened = _decode(row[0], spec, i, min(self._limits.picture_pixels, left))
+                left -= opened
+        if spec.order == "bgr":
+            pixels = pixels[:, :, :, ::-1]
         batch: npt.NDArray[np.float32] = pixels.transpose(0, 3, 1, 2).astype(np.float32)
         batch *= self._gain
         batch += self._offset
         return np.ascontiguousarray(batch)
 
+    def _check_size(self, items: int, elements: int) -> None:
+        most = self._limits.prepared_elements // elements
+        if items > most:
+            raise InputError(
+                f"a request may hold at most {most} items of {elements} elements each", got=items, where=PAYLOAD_INPUT
+            )
+
     def _tokenise(self, spec: TextInput, payload: npt.NDArray[Any]) -> Tensors:
         rows = _byte_rows(payload, 1 + spec.pair)
+        self._check_size(len(rows), spec.max_length)
+        longest = max(len(part) for row in rows for part in row)
+        if longest > self._limits.text_bytes:
+            raise InputError(
+                f"a text may have at most {self._limits.text_bytes:,} bytes", got=f"{longest:,}", where=PAYLOAD_INPUT
+            )
         try:
             texts = [tuple(part.decode() for part in row) if spec.pair else row[0].decode() for row in rows]
         except UnicodeDecodeError as error:
@@ -200,25 +259,28 @@ def _byte_rows(payload: npt.NDArray[Any], columns: int) -> list[Any]:
     return [list(row) for row in rows]
 
 
-def _decode(row: Sequence[bytes], spec: ImageInput, index: int) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
+def _decode(content: bytes, spec: ImageInput, index: int, most_pixels: int) -> tuple[npt.NDArray[np.uint8], int]:
+    """The picture as the model wants it, and how many pixels it had."""
+    from PIL import Image
 
+    where = f"{PAYLOAD_INPUT}[{index}]"
     try:
-        with Image.open(io.BytesIO(row[0])) as picture:
-            if picture.width * picture.height > _MAX_PIXELS:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            opened = picture.width * picture.height
+            if opened > most_pixels:
                 raise InputError(
-                    f"a picture may have at most {_MAX_PIXELS:,} pixels",
+                    f"a picture may have at most {most_pixels:,} pixels (those before it in the request count too)",
                     got=f"{picture.width} x {picture.height}",
-                    where=f"{PAYLOAD_INPUT}[{index}]",
+                    where=where,
                 )
             pixels = np.asarray(picture.convert("L" if spec.channels == 1 else "RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of damaged files, its plugins raise whatever their parsing stumbles over
         raise InputError(
-            f"the bytes must be a picture in a format Pillow reads ({error})",
-            got=f"{len(row[0])} bytes",
-            where=f"{PAYLOAD_INPUT}[{index}]",
+            f"the bytes must be a picture, {', '.join(_FORMATS)} ({error})", got=f"{len(content)} bytes", where=where
         ) from error
-    return _resize(pixels.reshape(*pixels.shape[:2], spec.channels), spec)
+    return _resize(pixels.reshape(*pixels.shape[:2], spec.channels), spec), opened
 
 
 def _resize(pixels: npt.NDArray[np.uint8], spec: ImageInput) -> npt.NDArray[np.uint8]:
@@ -226,9 +288,14 @@ def _resize(pixels: npt.NDArray[np.uint8], spec: ImageInput) -> npt.NDArray[np.u
         return pixels
     from PIL import Image
 
+    left, top, width, height = placed_at(spec, *pixels.shape[:2])
     picture = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels)
-    resized = np.asarray(picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR))
-    return resized.reshape(spec.height, spec.width, spec.channels)
+    resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, -1)
+    if (width, height) == (spec.width, spec.height):
+        return resized
+    canvas = np.full((spec.height, spec.width, spec.channels), _GREY, np.uint8)
+    canvas[top : top + height, left : left + width] = resized
+    return canvas
 
 
 def _check_tensors(encoding: TensorInput, tensors: Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any]) -> Tensors:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from tierwise.cli._credentials import credentials
+
 __all__ = ["command"]
 
 _EPILOG = """\b
@@ -21,6 +23,7 @@ Examples:
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where the page is.")
 @click.option("--host", "hosts", metavar="NAME", multiple=True, help="Name that browsers may know the page by.")
 @click.option("--every", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between looks.")
+@credentials
 def command(
     nodes: tuple[str, ...],
     topology: str | None,
@@ -38,6 +41,7 @@ def command(
     from tierwise._errors import InputError
     from tierwise.console import ConsoleSpec, serve_console
     from tierwise.topology import load
+    from tierwise.wire import is_local
 
     if bool(nodes) == bool(topology):
         raise InputError("either --node or --topology must be given")
@@ -52,4 +56,6 @@ def command(
         spec = convert(asked, ConsoleSpec, where="tierwise console")
     else:
         spec = ConsoleSpec.of_topology(load(topology), clients=clients, listen=listen, hosts=hosts, every_s=every)
+    if not is_local(listen):
+        click.echo(f"tierwise: caution: {listen}: whoever reaches this address can read the page", err=True)
     serve_console(spec)

@@ -10,6 +10,7 @@ import click
 
 from tierwise._errors import InputError
 from tierwise._units import format_bytes, format_rate, format_seconds
+from tierwise.cli._credentials import credentials
 
 if TYPE_CHECKING:
     from tierwise.study import DeploymentPlan
@@ -58,6 +59,7 @@ In shop.toml every tier that takes part has the address of its node, as this mac
     help="Seconds that requests under way get before the version before is taken off.",
 )
 @click.option("--replace", is_flag=True, help="Take the name over from a model that was not deployed from here.")
+@credentials
 def command(
     directory: Path,
     strategies: tuple[str, ...],

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tierwise._errors import InputError
 from tierwise._units import format_bytes, format_seconds
 from tierwise.artifact import PAYLOAD_INPUT, TensorSpec, request_tensors
+from tierwise.cli._credentials import credentials
 
 if TYPE_CHECKING:
     from tierwise.measure import Reply
@@ -45,6 +46,7 @@ Examples:
 @click.option("--text", multiple=True, help="Text to send; twice for a model that takes pairs.")
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Largest scores to print.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs, path and stages as JSON.")
+@credentials
 def command(
     model: str | None,
     file: Path | None,

@@ -16,6 +16,7 @@ from tierwise._errors import TierwiseError
 __all__ = ["main"]
 
 _COMMANDS = {
+    "artifact": ("tierwise.cli._artifact", "Sign artifacts, and see who vouches for one."),
     "console": ("tierwise.cli._console", "One live page: nodes, links, deployments, where the time goes."),
     "deploy": ("tierwise.cli._deploy", "Put a strategy of a study on nodes that run, checked end to end."),
     "doctor": ("tierwise.cli._doctor", "What this machine can do for a study, and how to get what it lacks."),
@@ -24,6 +25,7 @@ _COMMANDS = {
     "recommend": ("tierwise.cli._recommend", "Which deployment to take, from a study, and how sure that is."),
     "study": ("tierwise.cli._study", "Build, measure and compare deployment strategies."),
     "tasks": ("tierwise.cli._tasks", "What can be deployed: built-in tasks and how to bring your own."),
+    "token": ("tierwise.cli._token", "Make and revoke the tokens a node lets strangers in with."),
     "topologies": ("tierwise.cli._topologies", "Named sets of tiers and links."),
     "undeploy": ("tierwise.cli._undeploy", "Take a deployment off its nodes."),
 }

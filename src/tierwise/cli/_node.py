@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -16,6 +18,8 @@ Examples:
   tierwise node --listen 127.0.0.1:8001
   tierwise node --listen 0.0.0.0:8001 --tier edge --repository /var/lib/tierwise
   tierwise node --config node.toml --check
+  tierwise node --listen 0.0.0.0:8001 --tls-certificate node.pem --tls-key node.key --tokens tokens.json
+  tierwise node --require-signature keys/           (only artifacts that one of keys/*.pub signed)
   tierwise node --listen 127.0.0.1:0 --listen unix:/run/tierwise.sock   (port 0: the system picks one, printed)
 """
 
@@ -95,6 +99,18 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
     show_default=True,
     help="Share of the requests that start a trace here; those within one are recorded as it says.",
 )
+@click.option("--tls-certificate", metavar="PEM", help="Secure TCP addresses with TLS; needs --tls-key.")
+@click.option("--tls-key", metavar="PEM", help="Private key of the certificate.")
+@click.option(
+    "--client-authority", metavar="PEM", help="Serve only clients with a certificate of these authorities (mutual TLS)."
+)
+@click.option("--tokens", metavar="FILE", help="Who is not on this machine must show a token of this file.")
+@click.option(
+    "--require-signature",
+    metavar="KEYS",
+    multiple=True,
+    help="Serve only artifacts that this public key, or one of a folder's, signed; repeat it.",
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -119,6 +135,11 @@ def command(
     log_requests: float,
     traces: str | None,
     trace_requests: float,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    client_authority: str | None,
+    tokens: str | None,
+    require_signature: tuple[str, ...],
     config: Path | None,
     only_check: bool,
 ) -> None:
@@ -127,10 +148,8 @@ def command(
     Models arrive through the protocol's repository extension and are verified before they are served. Stop it with
     Ctrl-C or SIGTERM.
     """
-    import msgspec
-
     from tierwise._config import convert, load_toml
-    from tierwise.runtime import NodeSpec, check, serve
+    from tierwise.runtime import NodeSpec, cautions, check, serve
 
     asked: dict[str, Any] = {
         "listen": listen,
@@ -150,6 +169,14 @@ def command(
         "trace_requests": trace_requests,
     }
 
+    tls = {"certificate": tls_certificate, "key": tls_key, "client_authority": client_authority}
+    tls = {key: name for key, name in tls.items() if name is not None}
+    security: dict[str, Any] = {"tls": tls} if tls else {}
+    if tokens is not None:
+        security["tokens"] = tokens
+    if require_signature:
+        security |= {"require_signature": True, "trusted_keys": require_signature}
+
     def given_of(options: dict[str, Any]) -> dict[str, Any]:
         return {
             _KEYS.get(name, name): value
@@ -158,16 +185,38 @@ def command(
         }
 
     # Through plain data, so that what the options say is checked as the file is.
-    spec = NodeSpec() if config is None else load_toml(config, NodeSpec)
-    plain = msgspec.to_builtins(spec) | given_of(asked)
-    plain["observability"] = plain["observability"] | given_of(told)
-    spec = convert(plain, NodeSpec, where="tierwise node")
+    plain = ({} if config is None else load_toml(config, dict[str, Any])) | given_of(asked)
+    for table, options in (("observability", given_of(told)), ("security", security)):
+        # What is no table stays, and is refused as what it is.
+        if isinstance(plain.setdefault(table, {}), dict):
+            plain[table] = _within(plain[table], options)
+    spec = convert(plain, NodeSpec, where="tierwise node" if config is None else str(config))
     if not only_check:
         serve(spec)
-        return
+        _end()
+    for caution in cautions(spec):
+        click.echo(f"tierwise: caution: {caution}", err=True)
     problems = check(spec)
     for problem in problems:
         click.echo(f"tierwise: {problem}", err=True)
     if problems:
         raise SystemExit(2)
     click.echo(f"tierwise node {spec.tier}: could serve on {', '.join(spec.listen)}")
+
+
+def _end() -> NoReturn:
+    """End the process though a model computes: Python itself would wait until its thread is done, however long."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _within(table: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """A table of the file with what the options say in its place, tables within it too."""
+    merged = dict(table)
+    for key, value in options.items():
+        inner = merged.get(key)
+        merged[key] = (
+            _within(inner or {}, value) if isinstance(value, dict) and isinstance(inner or {}, dict) else value
+        )
+    return merged

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tierwise._errors import InputError
+from tierwise.cli._credentials import credentials
 
 __all__ = ["command"]
 
@@ -22,6 +23,7 @@ Examples:
 @click.argument("target", metavar="DIRECTORY|NAME")
 @click.argument("wanted", required=False, metavar="[STRATEGY|NAME]")
 @click.option("--force", is_flag=True, help="Forget nodes that do not answer.")
+@credentials
 def command(target: str, wanted: str | None, force: bool) -> None:
     """Take a deployment off its nodes, by the record that deploying it left in the study's DIRECTORY."""
     from tierwise.cli._plain import LineProgress

@@ -33,23 +33,29 @@ class Codec(Protocol):
         """The tensor of a payload; ``shape`` is that of what was packed."""
 
 
-def encode(codec: Codec, tensor: npt.NDArray[Any], channels: int | None = None) -> bytes:
+def encode(codec: Codec, tensor: npt.NDArray[Any], channels: int | None = None, tag: bytes | None = None) -> bytes:
     """A tensor as a frame.
 
     Args:
         codec: How.
         tensor: [n, c, ...].
         channels: Send only so many of the channels, the first ones; None: all.
+        tag: SHA-256 of what holds the tables, where that is more than they; None: of the tables.
 
     Raises:
         InputError: The codec cannot take the tensor.
     """
     sent = tensor if channels is None else tensor[:, :channels]
     payload, flags = codec.pack(sent)
-    return Frame(codec.NUMBER, codec.tag[:TAG_BYTES], sent.shape, payload, flags).encode()
+    return Frame(codec.NUMBER, (tag or codec.tag)[:TAG_BYTES], sent.shape, payload, flags).encode()
 
 
-def decode(codec: Codec, content: bytes | memoryview, most_elements: int = MOST_ELEMENTS) -> npt.NDArray[np.float32]:
+def decode(
+    codec: Codec,
+    content: bytes | memoryview,
+    most_elements: int = MOST_ELEMENTS,
+    tag: bytes | None = None,
+) -> npt.NDArray[np.float32]:
     """The tensor in a frame.
 
     Args:
@@ -57,12 +63,13 @@ def decode(codec: Codec, content: bytes | memoryview, most_elements: int = MOST_
         content: The frame.
         most_elements: Largest tensor to decode. A few bytes can stand for a tensor of the largest size, which a machine
             without the fast coder decodes for a minute: where frames come from strangers, say what is expected.
+        tag: As for `encode`.
 
     Raises:
         InputError: Not a frame, damaged, too large, of another codec or of other tables.
     """
     frame = read_frame(content)
-    if frame.codec != codec.NUMBER or frame.tag != codec.tag[:TAG_BYTES]:
+    if frame.codec != codec.NUMBER or frame.tag != (tag or codec.tag)[:TAG_BYTES]:
         raise InputError(
             "a frame must come from the codec and the tables that shall read it",
             got=f"codec {frame.codec}, tables {frame.tag.hex()}",

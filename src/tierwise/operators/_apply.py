@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from tierwise._errors import InputError
+from tierwise.operators._bottleneck import Bottleneck, bottleneck, resolve_bottleneck
 from tierwise.operators._distill import Distill, distill, resolve_distill
 from tierwise.operators._early_exit import EarlyExit, early_exit, resolve_early_exit
 from tierwise.operators._identity import Identity, identity
@@ -30,6 +32,8 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
             return prune(spec, work, context)
         case Distill():
             return distill(spec, work, context)
+        case Bottleneck():
+            return bottleneck(spec, work, context)
         case StaticPTQ():
             return static_ptq(spec, work, context)
         case EarlyExit():
@@ -42,17 +46,30 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
             assert_never(spec)
 
 
+def _check_boxes(spec: OperatorSpec, work: Work) -> None:
+    if work.task.boxes is not None and isinstance(spec, (Prune, Distill, Bottleneck, EarlyExit, QAT)):
+        raise InputError(
+            "the operator must know boxes; it works on scores of classes",
+            got=spec.NAME,
+            where=f"task {work.task.name!r}",
+            fix="Leave it out of the chain; partition works on boxes",
+        )
+
+
 def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
     """``spec`` with everything it leaves to the machine or to the cost model decided; such specs name a result.
 
     Raises:
         InputError: As `apply`.
     """
+    _check_boxes(spec, work)
     match spec:
         case Prune():
             return resolve_prune(spec, work, context)
         case Distill():
             return resolve_distill(spec, work)
+        case Bottleneck():
+            return resolve_bottleneck(spec, work, context)
         case StaticPTQ():
             return resolve_static_ptq(spec)
         case EarlyExit():

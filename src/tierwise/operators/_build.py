@@ -11,11 +11,21 @@ import msgspec
 import onnx
 
 from tierwise._errors import ArtifactError, InputError
-from tierwise.artifact import Artifact, Exit, Manifest, Provenance, Segment, open_artifact, write_artifact
+from tierwise.artifact import (
+    Artifact,
+    Exit,
+    Manifest,
+    Provenance,
+    Segment,
+    detections_spec,
+    open_artifact,
+    write_artifact,
+)
 from tierwise.capture import export, load_onnx, read_graph
 from tierwise.measure import Progress, Silent
 from tierwise.operators._apply import apply, resolve
 from tierwise.operators._coverage import audit_coverage
+from tierwise.operators._crossing import TABLES, to_boundary
 from tierwise.operators._exit import exit_names
 from tierwise.operators._spec import OperatorSpec, chain_text, check_chain
 from tierwise.operators._store import address, load_stage, save_stage, scratch, sweep, versions
@@ -116,6 +126,7 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
             outputs=tuple(graph.tensors[name].spec for name in graph.outputs),
             macs=graph.macs,
             exit=_exit(work, position),
+            boundary=to_boundary(work.crossing, work.segments[0]) if work.crossing and position == 0 else None,
         )
         for position, (file, graph) in enumerate(zip(parts, graphs, strict=True))
     )
@@ -123,7 +134,7 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
     manifest = Manifest(
         name=title,
         input=task.encoding,
-        outputs=segments[-1].outputs,
+        outputs=segments[-1].outputs if task.boxes is None else (detections_spec(task.boxes),),
         labels=task.labels,
         segments=segments,
         files=(),
@@ -138,9 +149,12 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
             training_s=work.training_s,
         ),
         coverage=audit_coverage(list(parts.values())) if quantised else None,
+        boxes=msgspec.UNSET if task.boxes is None else task.boxes,
     )
     files: dict[str, bytes | Path] = {file: part.SerializeToString() for file, part in parts.items()}
     files.update(task.files)
+    if work.crossing is not None:
+        files[TABLES] = work.crossing.tables
     try:
         return write_artifact(directory, manifest, files)
     except ArtifactError:

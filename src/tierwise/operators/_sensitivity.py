@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -83,6 +83,7 @@ def back_to_float(
     work: Work,
     max_drop_frac: float,
     progress: Progress,
+    apart: Collection[str] = (),
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """``model`` with as many of its most sensitive layers in float as the budget asks for, and notes on them.
 
@@ -97,6 +98,7 @@ def back_to_float(
         work: Gives the task and the model as it was exported.
         max_drop_frac: Largest allowed difference of the task's metric on the validation split.
         progress: Where to say how far it is.
+        apart: Operators that are in float anyway.
 
     Raises:
         InputError: The validation split is empty.
@@ -117,9 +119,8 @@ def back_to_float(
     with progress.step("layers back to float", len(layers)) as advance:
         for count, layer in enumerate(layers, start=1):
             before = drop
-            model = quantised(
-                floating, ranges, scheme, floating=[other.node for other in layers[:count]], scopes=work.model
-            )
+            back = [*apart, *(other.node for other in layers[:count])]
+            model = quantised(floating, ranges, scheme, floating=back, scopes=work.model)
             drop = goal - validation_score(model, task)
             notes.append(
                 f"sptq: {layer.label} back to float ({layer.sqnr_db:.1f} dB alone, {100 * layer.macs_frac:.1f} % of "

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from tierwise.measure import usable_cpus
-from tierwise.tasks import Task, score
+from tierwise.tasks import Task
 
 __all__ = ["answers", "free_batch", "open_session", "validation_score"]
 
@@ -42,9 +42,8 @@ def answers(model: onnx.ModelProto, task: Task, split: str, items: int | None = 
 
 def validation_score(model: onnx.ModelProto, task: Task) -> float:
     """The task's metric of the model's first output on the validation split."""
-    return score(
-        task.metric, answers(model, task, "validation")[model.graph.output[0].name], task.splits["validation"].labels
-    )
+    raw = answers(model, task, "validation")[model.graph.output[0].name]
+    return task.score(raw, task.splits["validation"].labels)
 
 
 def free_batch(model: onnx.ModelProto) -> bool:

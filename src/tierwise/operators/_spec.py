@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tierwise._config import convert
 from tierwise._errors import ChainError, InputError
+from tierwise.operators._bottleneck import Bottleneck
 from tierwise.operators._distill import Distill
 from tierwise.operators._early_exit import EarlyExit
 from tierwise.operators._identity import Identity
@@ -22,15 +23,24 @@ from tierwise.tasks import Task
 
 __all__ = ["OPERATORS", "OperatorSpec", "chain_text", "check_chain", "parse_chain"]
 
-OperatorSpec = Identity | Prune | Distill | EarlyExit | StaticPTQ | QAT | Partition
+OperatorSpec = Identity | Prune | Distill | Bottleneck | EarlyExit | StaticPTQ | QAT | Partition
 """What can stand in a chain; ``op`` tells which in TOML and JSON."""
 
 OPERATORS: tuple[
-    type[Identity] | type[Prune] | type[Distill] | type[EarlyExit] | type[StaticPTQ] | type[QAT] | type[Partition], ...
+    type[Identity]
+    | type[Prune]
+    | type[Distill]
+    | type[Bottleneck]
+    | type[EarlyExit]
+    | type[StaticPTQ]
+    | type[QAT]
+    | type[Partition],
+    ...,
 ] = (
     Identity,
     Prune,
     Distill,
+    Bottleneck,
     EarlyExit,
     StaticPTQ,
     QAT,
@@ -40,7 +50,10 @@ OPERATORS: tuple[
 
 
 # They train every weight, zeros of an unstructured pruning too.
-_FILLS_ZEROS = ("distill", "qat")
+_FILLS_ZEROS = ("distill", "qat", "bottleneck")
+
+# They would change or cut what a latent's tables were fixed for.
+_NOT_WITH_LATENT = ("early-exit", "qat", "partition")
 
 
 def parse_chain(text: str, options: Mapping[str, Mapping[str, object]] | None = None) -> tuple[OperatorSpec, ...]:
@@ -90,8 +103,8 @@ def chain_text(chain: Sequence[OperatorSpec]) -> str:
 def check_chain(chain: Sequence[OperatorSpec], task: Task | None = None) -> None:
     """Refuse a chain that cannot be built, before any work is done.
 
-    Each operator declares its stage; stages never go back (train, quantise, split), only training may take several
-    operators, none occurs twice, and identity stands alone.
+    Each operator declares its stage; stages never go back (train, narrow, quantise, split), only training may take
+    several operators, none occurs twice, and identity stands alone.
 
     Args:
         chain: The operators.
@@ -128,10 +141,12 @@ def _nearest_legal(chain: Sequence[OperatorSpec]) -> list[OperatorSpec]:
     if len(kept) > 1:
         kept = [spec for spec in kept if spec.STAGE is not Stage.ALONE]
     kept.sort(key=lambda spec: spec.STAGE)
+    if any(spec.NAME == "bottleneck" for spec in kept):
+        kept = [spec for spec in kept if spec.NAME not in _NOT_WITH_LATENT]
     zeros = next((spec for spec in kept if _makes_zeros(spec)), None)
     if zeros is not None:
         # Before quantising by training there is no place for zeros at all; before other training, behind it.
-        kept = [spec for spec in kept if spec.NAME != "qat"]
+        kept = [spec for spec in kept if spec.NAME not in ("bottleneck", "qat")]
         behind = [spec for spec in kept[kept.index(zeros) :] if spec.NAME in _FILLS_ZEROS]
         for spec in behind:
             kept.remove(spec)
@@ -152,6 +167,8 @@ def _broken_rule(chain: Sequence[OperatorSpec]) -> str:
         return "not combine identity with other operators"
     if len(set(names)) < len(names):
         return "not repeat an operator"
+    if "bottleneck" in names and set(names) & set(_NOT_WITH_LATENT):
+        return "not combine bottleneck with early-exit, qat or partition: it is cut at its latent, and coded for it"
     zeros = next((i for i, spec in enumerate(chain) if _makes_zeros(spec)), len(chain))
     if any(name in _FILLS_ZEROS for name in names[zeros:]):
         return "not train every weight after single weights were set to zero, which would fill them again"
@@ -159,4 +176,4 @@ def _broken_rule(chain: Sequence[OperatorSpec]) -> str:
         return "have one quantising operator at most"
     if Stage.SPLIT in stages[:-1]:
         return "end with partition where it has one"
-    return "train first, add exits next, then quantise, and split last"
+    return "train first, narrow or add exits next, then quantise, and split last"

@@ -12,6 +12,7 @@ import onnx
 from tierwise._config import Spec
 from tierwise.measure import isa
 from tierwise.operators._calibration import Method
+from tierwise.operators._crossing import neighbours, refitted
 from tierwise.operators._exits import refit
 from tierwise.operators._quantise import (
     Isa,
@@ -87,6 +88,8 @@ def static_ptq(spec: StaticPTQ, work: Work, context: Context) -> Work:
         notes=(*work.notes, *notes),
         training_s=work.training_s + time.process_time() - started,
     )
+    if done.crossing is not None:
+        return refitted(done)
     return refit(done) if done.exits else done
 
 
@@ -97,12 +100,15 @@ def _quantised(
     with context.progress.step("quantise", count) as advance:
         floating = prepared(work.model, context.folder)
         ranges = calibration_ranges(floating, work.task, spec.items, spec.calibration, spec.percentile, advance)
-        model = quantised(floating, ranges, scheme, scopes=work.model)
+        apart = neighbours(floating) if work.crossing is not None else ()
+        model = quantised(floating, ranges, scheme, floating=apart, scopes=work.model)
     how = f"{spec.percentile:g}th percentile" if spec.calibration == "percentile" else spec.calibration
     note = f"sptq: {integer_types(spec.isa)[2]} for {spec.isa}, {how} ranges from {count} calibration items"
     if scheme.products_only:
         note += "; matrix products only, because the model has attention masks"
+    if apart:
+        note += "; what makes and what reads the latent stays in float"
     if spec.max_drop_frac is None:
         return model, (note,)
-    model, notes = back_to_float(model, floating, ranges, scheme, work, spec.max_drop_frac, context.progress)
+    model, notes = back_to_float(model, floating, ranges, scheme, work, spec.max_drop_frac, context.progress, apart)
     return model, (note, *notes)

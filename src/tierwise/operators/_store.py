@@ -18,6 +18,7 @@ import onnx
 from tierwise import __version__
 from tierwise._errors import StoreError
 from tierwise.operators._blueprint import Blueprint, kept_module, save_module
+from tierwise.operators._crossing import Crossing
 from tierwise.operators._exit import ExitHead
 from tierwise.operators._spec import OperatorSpec
 from tierwise.operators._work import Stage, Work
@@ -38,6 +39,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     blueprint: Blueprint | None = None
     exits: tuple[tuple[str, float, float], ...] = ()
     exits_left_frac: tuple[float | None, ...] = ()
+    crossing: Crossing | None = None
 
 
 def address(before: str, what: object, packages: Sequence[str], revision: int) -> str:
@@ -95,6 +97,7 @@ def load_stage(folder: Path, task: Task) -> Work | None:
         training_s=record.training_s,
         composition_error=record.composition_error,
         exits=exits,
+        crossing=record.crossing,
     )
 
 
@@ -121,6 +124,7 @@ def save_stage(folder: Path, work: Work, temporary: Path) -> None:
         blueprint=work.blueprint,
         exits=tuple((one.cut, one.threshold, one.max_drop_frac) for one in work.exits),
         exits_left_frac=tuple(one.left_frac for one in work.exits),
+        crossing=work.crossing,
     )
     (stage / _RECORD).write_bytes(msgspec.json.encode(record))
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from tierwise._errors import InputError
-from tierwise.tasks import Bert, FullSize, ResNet, ResNeXt, Roberta, Subject, Task, Training, settled
+from tierwise.tasks import Bert, FastestDet, FullSize, ResNet, ResNeXt, Roberta, Subject, Task, Training, settled
 
 __all__ = ["derive", "tuning"]
 
@@ -68,6 +68,8 @@ def derive(subject: Subject, depth_frac: float, width_frac: float) -> Subject:
             smaller = msgspec.structs.replace(subject, layers=shape[0], hidden=shape[1], start=None, start_sha256=None)
             if shape == subject.shape:
                 smaller = subject
+        case FastestDet(width=width):
+            smaller = msgspec.structs.replace(subject, width=_rounded(width * width_frac, 4, width), start=None)
         case _:
             assert_never(subject)
     if smaller == subject:

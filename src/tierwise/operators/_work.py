@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from tierwise.operators._blueprint import Blueprint
+    from tierwise.operators._crossing import Crossing
     from tierwise.operators._exit import ExitHead
     from tierwise.operators._spec import OperatorSpec
 
@@ -35,11 +36,13 @@ class Stage(enum.IntEnum):
     """Stands for the model as it is; takes no company."""
     TRAIN = 1
     """Changes or trains the torch module; several may follow each other."""
-    EXIT = 2
+    NARROW = 2
+    """Replaces the front of the trained model by a narrow one; one at most."""
+    EXIT = 3
     """Adds exits to the trained model; one at most."""
-    QUANTISE = 3
+    QUANTISE = 4
     """Makes the integer model; one at most."""
-    SPLIT = 4
+    SPLIT = 5
     """Cuts the finished model; one at most, and the last."""
 
 
@@ -58,6 +61,7 @@ class Work:
         training_s: CPU seconds of training and calibration so far.
         composition_error: See `tierwise.artifact.Provenance`.
         exits: Exits at the borders between the first segments.
+        crossing: How the latent between two segments is coded; None where there is none.
         blueprint: How the torch module is built, where an operator changed it; None where it is the task's own.
     """
 
@@ -71,6 +75,7 @@ class Work:
     composition_error: float | None = None
     blueprint: Blueprint | None = None
     exits: tuple[ExitHead, ...] = ()
+    crossing: Crossing | None = None
 
     def torch_module(self, operator: str, progress: Progress) -> torch.nn.Module:
         """The torch module, for operators that train.

@@ -18,6 +18,7 @@ from tierwise.report._early_exit import exits_table
 from tierwise.report._facts import facts, method, reservations, title
 from tierwise.report._palette import MEANINGS, STAGE_ORDER, stage_colour
 from tierwise.report._part import Drawn, Part, part
+from tierwise.report._rates import measured, rates_chart, rates_table
 from tierwise.report._rows import DecisionRow, decision_rows
 from tierwise.report._stages import StageMeans, latencies, stage_means
 from tierwise.report._table import Cell, Column, Table
@@ -47,6 +48,8 @@ class Ran:
     stages: list[tuple[str, str, str]]
     stage_table: Table
     exits: Table | None
+    rates: Drawn | None
+    rates_table: Table | None
     prediction: Drawn | None
     prediction_table: Table
     variants: Table
@@ -62,7 +65,7 @@ class Ran:
 
     def drawn(self) -> list[Drawn]:
         """The charts it has."""
-        return [*self.stage_charts, *([self.prediction] if self.prediction else [])]
+        return [*self.stage_charts, *(one for one in (self.rates, self.prediction) if one is not None)]
 
 
 @final
@@ -125,12 +128,15 @@ def view(data: StudyData) -> View:
 def _ran(data: StudyData, rows: Sequence[DecisionRow], deployed: Deploying | None) -> Ran:
     means = stage_means(data, rows)
     points = _predictions(data, rows)
+    rates = measured(data)
     used = {stage for entry in means for stage in entry.seconds}
     return Ran(
         stage_charts=(_stages(means, "stages"), _stages(means, "shares")) if means else (),
         stages=[(stage, stage_colour(stage), MEANINGS[stage]) for stage in STAGE_ORDER if stage in used],
         stage_table=_stage_table(means, [stage for stage in STAGE_ORDER if stage in used]),
         exits=exits_table(data),
+        rates=rates_chart(rates) if rates else None,
+        rates_table=rates_table(rates) if rates else None,
         prediction=_prediction(points) if points else None,
         prediction_table=_prediction_table(points),
         variants=variants_table(data),
@@ -156,6 +162,7 @@ def contents(parts: Sequence[Part], ran: Ran | None) -> list[tuple[str, str]]:
         ("effects", "Every pair compared", any(one.effects for one in parts)),
         ("stages", "Where the time goes", ran is not None),
         ("exits", "Early exits", ran is not None and ran.exits is not None),
+        ("rates", "Coded latents", ran is not None and ran.rates is not None),
         ("spread", "Spread", True),
         ("bandwidth", "Other bandwidths", any(one.bandwidth for one in parts)),
         ("prediction", "Predicted against measured", ran is not None and ran.prediction is not None),

@@ -5,6 +5,7 @@ from tierwise.runtime._breaker import Breaker, BreakerSpec
 from tierwise.runtime._check import check
 from tierwise.runtime._chooser import Candidate, Choice, Chooser
 from tierwise.runtime._client_metrics import ClientMetrics
+from tierwise.runtime._dangers import cautions
 from tierwise.runtime._deploy import deploy, undeploy
 from tierwise.runtime._executor import Executor, default_threads, tensors_at
 from tierwise.runtime._link_state import LinkFacts, LinkState
@@ -17,6 +18,7 @@ from tierwise.runtime._pipeline import CLIENT, Pipeline, PipelineSUT
 from tierwise.runtime._probe import PROBE
 from tierwise.runtime._rollout import NodeSurvey, Rollout, is_serving, roll_out, survey, withdraw
 from tierwise.runtime._route import PathFacts
+from tierwise.runtime._security import NodeLimits, SecuritySpec
 from tierwise.runtime._serve import serve
 from tierwise.runtime._spec import Batching, NodeSpec, Placed, Share
 from tierwise.runtime._tracing import Tracing, open_tracing
@@ -36,6 +38,7 @@ __all__ = [
     "Executor",
     "LinkFacts",
     "LinkState",
+    "NodeLimits",
     "NodeMetrics",
     "NodeSpec",
     "NodeSurvey",
@@ -48,8 +51,10 @@ __all__ = [
     "PipelineSUT",
     "Placed",
     "Rollout",
+    "SecuritySpec",
     "Share",
     "Tracing",
+    "cautions",
     "check",
     "default_threads",
     "deploy",

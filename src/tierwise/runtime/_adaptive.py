@@ -135,6 +135,7 @@ class AdaptivePipeline:
                 draw,
                 self._clock,
                 self._lock,
+                None if path.node is None else spec.credentials_for(path.node),
             )
             for path in ranked
         ]

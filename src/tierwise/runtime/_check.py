@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from tierwise._errors import TierwiseError
+from tierwise.runtime._dangers import dangers
 from tierwise.runtime._shelf import Shelf
 from tierwise.runtime._spec import NodeSpec
 
@@ -29,6 +30,7 @@ def check(spec: NodeSpec) -> list[str]:
     metrics = () if spec.observability.metrics_listen is None else (spec.observability.metrics_listen,)
     for address in dict.fromkeys((*spec.listen, *spec.rest, *metrics)):
         problems += _address(address)
+    problems += dangers(spec)
     if spec.repository is not None:
         problems += _repository(Path(spec.repository))
     return problems

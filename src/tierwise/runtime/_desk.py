@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, final
@@ -133,11 +134,12 @@ class Desk:
             self._check_size(call.size_bytes)
             self._enter(self.spec.max_waiting)
             try:
-                visit = self._visit(call)
-                model = self._repository.model(call.model, call.version)
-                answer = model.answer(call, visit)
-                with visit.encoding():
-                    body = call.encode(answer)
+                with self._guard.held(call.principal):
+                    visit = self._visit(call)
+                    model = self._repository.model(call.model, call.version)
+                    answer = model.answer(call, visit)
+                    with visit.encoding():
+                        body = call.encode(answer)
             finally:
                 self._leave()
         except Exception as error:
@@ -316,6 +318,12 @@ def _share(text: bytes) -> Share:
 
 def _give_memory_back() -> None:
     """What receiving an artifact took goes back to the system; the allocator would keep most of it for this process."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:  # glibc has it; others need none
+    trim = _trim()
+    if trim is not None:
         trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    """What glibc has for it; others need none. Looked up once: every look-up makes a class, which is slow to go."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import ArtifactError, InputError, TierwiseError
-from tierwise.artifact import Artifact, Exit, Segment, TensorSpec
+from tierwise.artifact import Artifact, Detections, Exit, Segment, TensorSpec, detect
 from tierwise.measure import usable_cpus
-from tierwise.runtime._external import check_external_files
+from tierwise.runtime._external import check_contents
 from tierwise.runtime._passage import Passage, leaving, merge, rows_of
+from tierwise.runtime._seal import seal_at
 from tierwise.wire import dtype_name
 
 __all__ = ["Executor", "default_threads", "tensors_at"]
@@ -34,6 +35,9 @@ def tensors_at(artifact: Artifact, border: int) -> tuple[TensorSpec, ...]:
     """
     segments, outputs = artifact.manifest.segments, artifact.manifest.outputs
     made = {spec.name for segment in segments[border:] for spec in segment.outputs}
+    boxes = artifact.manifest.boxes
+    if isinstance(boxes, Detections) and border < len(segments):
+        made.add(boxes.answer)  # behind the last segment, where that is run
     needed = [spec for segment in segments[border:] for spec in segment.inputs] + list(outputs)
     return tuple({spec.name: spec for spec in needed if spec.name not in made}.values())
 
@@ -56,8 +60,8 @@ class Executor:
 
     Raises:
         InputError: The range does not fit the artifact.
-        ArtifactError: A segment is not a model ONNX Runtime can run, keeps tensors outside the artifact, or is not what
-            the manifest says.
+        ArtifactError: A segment is not a model ONNX Runtime can run, keeps tensors outside the artifact, uses
+            operators that ONNX Runtime does not have, or is not what the manifest says.
     """
 
     def __init__(self, artifact: Artifact, segments: tuple[int, int] | None = None, threads: int | None = None) -> None:
@@ -68,6 +72,7 @@ class Executor:
         self.threads = default_threads() if threads is None else threads
         self.inputs, self.outputs = tensors_at(artifact, first), tensors_at(artifact, last)
         self._complete, self._answer = last == count, artifact.manifest.outputs
+        self._boxes = artifact.manifest.boxes
         made = [spec for segment in artifact.manifest.segments[first:last] for spec in segment.outputs]
         self._borders = (*self.inputs, *made)
         import onnxruntime as ort
@@ -77,6 +82,8 @@ class Executor:
             (segment, _session(ort, artifact, segment, self.threads))
             for segment in artifact.manifest.segments[first:last]
         ]
+        # Between segments of this process a latent passes its codec too, so that placement changes no answer.
+        self._seals = [seal_at(artifact, border) for border in range(first + 1, last)] + [None]
         self.load_s = time.perf_counter() - started_s
         self.first_run_s: float | None = None
 
@@ -122,10 +129,12 @@ class Executor:
         started_s = time.perf_counter()
         known = _checked(self.inputs, tensors)
         gone: _Gone | None = None
-        for segment, session in self._steps:
+        for (segment, session), seal in zip(self._steps, self._seals, strict=True):
             fed = {spec.name: known[spec.name] for spec in segment.inputs}
             names = [spec.name for spec in segment.outputs]
             known.update(zip(names, _run(session, names, fed, segment.file), strict=True))
+            if seal is not None:
+                known = seal.through(known)
             if segment.exit is None or not exits:
                 continue
             leave = leaving(segment.exit, known)
@@ -136,6 +145,8 @@ class Executor:
                 break
             if leave.any():
                 known = rows_of(self._borders, known, stay)
+        if known and self._complete and isinstance(self._boxes, Detections):
+            known[self._boxes.answer] = detect(self._boxes, known[self._boxes.tensor])
         if self.first_run_s is None:
             self.first_run_s = time.perf_counter() - started_s
         left = {spec.name: known[spec.name] for spec in self.outputs} if known else {}
@@ -171,7 +182,7 @@ class _Gone:
 
 
 def _session(ort: Any, artifact: Artifact, segment: Segment, threads: int) -> Any:
-    check_external_files(artifact, segment.file)
+    check_contents(artifact, segment.file)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -181,6 +192,8 @@ def _session(ort: Any, artifact: Artifact, segment: Segment, threads: int) -> An
     # Threads that spin while they wait take the CPU from other processes of a small machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # As it was checked: by its name alone it could be taken for ONNX Runtime's own format.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     path = artifact.path(segment.file)
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

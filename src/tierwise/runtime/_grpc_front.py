@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, final
 
 import grpc
@@ -22,6 +22,7 @@ from tierwise.wire import (
     METHODS,
     METRICS_PATH,
     Parameter,
+    TensorLimits,
     decode_push,
     decode_request,
     protocol,
@@ -40,6 +41,7 @@ _STATUS: Final = {
     Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Code.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.TOO_LATE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -68,10 +70,11 @@ class GrpcFront:
 
     Args:
         desk: Who answers.
+        certificates: Whether clients may show certificates.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: Desk, certificates: bool = False) -> None:
+        self._desk, self._certificates = desk, certificates
 
     def routes(self) -> grpc.GenericRpcHandler:
         """What gRPC calls for each method."""
@@ -89,7 +92,7 @@ class GrpcFront:
         }
         routes = {name: self._route(name, _parsing(name, answer)) for name, answer in answers.items()}
         # These two take large contents from the bytes themselves.
-        routes["RepositoryModelLoad"] = self._route("RepositoryModelLoad", self._load)
+        routes["RepositoryModelLoad"] = grpc.stream_unary_rpc_method_handler(self._admitted_load)
         routes["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
         return grpc.method_handlers_generic_handler(METHODS["ModelInfer"][0].split("/")[1], routes)
 
@@ -103,7 +106,7 @@ class GrpcFront:
 
         def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
             try:
-                self._desk.admit(_peer(context), method)
+                self._desk.admit(_peer(context, self._certificates), method)
                 with self._desk.refusals():
                     return answer(raw)
             except RefusalError as refusal:
@@ -115,8 +118,8 @@ class GrpcFront:
     def _infer(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         received_ns = self._desk.clock.now_ns()
         try:
-            principal = self._desk.admit(_peer(context), "infer")
-            return self._desk.answer(_call(raw, received_ns, principal, context))
+            principal = self._desk.admit(_peer(context, self._certificates), "infer")
+            return self._desk.answer(_call(raw, received_ns, principal, context, self._desk.spec.limits.tensors))
         except RefusalError as refusal:
             _abort(context, refusal)
             raise
@@ -152,18 +155,27 @@ class GrpcFront:
             response.models.add(name=model.name, version=model.version, state=model.state, reason=model.reason)
         return response
 
-    def _load(self, raw: bytes) -> bytes:
-        push = decode_push(raw)
-        self._desk.load(push.model, push.config, push.files)
-        return b""  # the answer has no fields
+    def _admitted_load(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """On the wire one message is a stream of one: taken as such, it is read after its sender was let in."""
+        try:
+            self._desk.admit(_peer(context, self._certificates), "load")
+            with self._desk.refusals():
+                push = decode_push(_only(messages))
+                self._desk.load(push.model, push.config, push.files)
+                return b""  # the answer has no fields
+        except RefusalError as refusal:
+            _abort(context, refusal)
+            raise
 
     def _unload(self, asked: Any) -> Any:
         self._desk.unload(asked.model_name)
         return protocol.RepositoryModelUnloadResponse()
 
 
-def _call(raw: bytes, received_ns: int, principal: Principal, context: grpc.ServicerContext) -> Call:
-    request = decode_request(raw)
+def _call(
+    raw: bytes, received_ns: int, principal: Principal, context: grpc.ServicerContext, limits: TensorLimits
+) -> Call:
+    request = decode_request(raw, limits)
     asked = request.message
     return Call(
         model=asked.model_name,
@@ -245,6 +257,13 @@ def _statistics_message(model: ModelStatistics) -> Any:
     )
 
 
+def _only(messages: Iterator[bytes]) -> bytes:
+    message = next(messages, None)
+    if message is None:
+        raise InputError("a request must have a message")
+    return message
+
+
 def _abort(context: grpc.ServicerContext, refusal: RefusalError) -> None:
     if refusal.retry_after_s is not None:
         context.set_trailing_metadata((("retry-after", f"{refusal.retry_after_s:.3f}"),))
@@ -258,18 +277,22 @@ def _left_s(context: grpc.ServicerContext) -> float | None:
     return None if left_s is None or left_s > _LONGEST_WAIT_S else left_s
 
 
-def _peer(context: grpc.ServicerContext) -> Peer:
+def _peer(context: grpc.ServicerContext, certificates: bool) -> Peer:
     token = None
     for key, value in context.invocation_metadata():
         if key == "authorization" and value[:7].lower() == "bearer ":
             token = value[7:].strip()
     address, loopback = _address(context.peer())
-    names = tuple(
+    names = () if not certificates else _names(context)
+    return Peer(address, loopback, token, names)
+
+
+def _names(context: grpc.ServicerContext) -> tuple[str, ...]:
+    return tuple(
         name.decode("utf-8", "replace")
         for key in ("x509_subject_alternative_name", "x509_common_name")
         for name in context.auth_context().get(key, ())
     )
-    return Peer(address, loopback, token, names)
 
 
 @functools.lru_cache(maxsize=1024)

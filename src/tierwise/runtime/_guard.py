@@ -1,11 +1,12 @@
-"""Who may ask a node for what. This file holds the seam and the guard that lets everybody in."""
+"""Who asks a node for what, in no protocol's words, and what decides whether they may."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, final
 
-__all__ = ["ANYBODY", "Guard", "Method", "OpenGuard", "Peer", "Principal"]
+__all__ = ["ANYBODY", "Guard", "Method", "Peer", "Principal"]
 
 Method = Literal[
     "live",
@@ -32,12 +33,14 @@ class Peer:
         loopback: Whether it came from this machine.
         token: The bearer token it carried; None where it carried none.
         certificate_names: Names in the client's verified certificate; empty without one.
+        web: Whether a page in a browser asks: it comes from whoever made the page, wherever the browser runs.
     """
 
     address: str
     loopback: bool
     token: str | None = None
     certificate_names: tuple[str, ...] = ()
+    web: bool = False
 
 
 @final
@@ -63,15 +66,14 @@ class Guard(Protocol):
         """
         ...
 
+    def held(self, principal: Principal) -> AbstractContextManager[None]:
+        """A request of ``principal`` is under way while the block runs.
+
+        Raises:
+            RefusalError: EXHAUSTED (too many are).
+        """
+        ...
+
 
 ANYBODY: Final = Principal("anybody")
-"""Who asks a node that asks nobody who they are."""
-
-
-@final
-class OpenGuard:
-    """Lets everybody do everything."""
-
-    def admit(self, peer: Peer, method: Method) -> Principal:
-        """See `Guard.admit`."""
-        return ANYBODY
+"""Who asks where nobody was asked who they are."""

@@ -22,6 +22,7 @@ _ERRORS: Final = {
     "500": "Something failed that the asker cannot help.",
     "503": "No room now, or the node is going away; Retry-After says when to ask again.",
     "504": "The deadline passed.",
+    "507": "No room for another model until one is unloaded.",
 }
 
 

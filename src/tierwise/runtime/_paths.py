@@ -11,6 +11,7 @@ from tierwise._config import Spec, load_toml
 from tierwise.artifact import InputEncoding
 from tierwise.runtime._breaker import BreakerSpec
 from tierwise.runtime._chooser import Policy
+from tierwise.wire import Credentials, load_keyring
 
 __all__ = ["PathSpec", "Paths", "load_paths"]
 
@@ -81,6 +82,8 @@ class Paths(Spec, frozen=True, kw_only=True):
             breaker is open, and what measures one that no request has taken yet.)
         outstanding: Requests that may be under way at once.
         input: How items become the request's tensors; None: requests bring tensors by name.
+        credentials: Keyring file of how the nodes let this side in (`tierwise.wire.Keyring`); None: as the environment
+            says.
     """
 
     paths: Annotated[tuple[PathSpec, ...], msgspec.Meta(min_length=1)]
@@ -95,6 +98,15 @@ class Paths(Spec, frozen=True, kw_only=True):
     refresh_s: NotNegative = 10.0
     outstanding: Annotated[int, msgspec.Meta(ge=1)] = 64
     input: InputEncoding | None = None
+    credentials: str | None = None
+
+    def credentials_for(self, address: str) -> Credentials | None:
+        """What the keyring has for ``address``; None where it has nothing, or there is none.
+
+        Raises:
+            SpecError: The keyring cannot be read.
+        """
+        return None if self.credentials is None else load_keyring(Path(self.credentials)).find(address)
 
     def __post_init__(self) -> None:
         """Check that names tell the paths apart."""
@@ -104,7 +116,7 @@ class Paths(Spec, frozen=True, kw_only=True):
 
 
 def load_paths(file: Path) -> Paths:
-    """Read a ``paths.toml``; directories of artifacts are relative to it.
+    """Read a ``paths.toml``; directories of artifacts and the keyring are relative to it.
 
     Raises:
         SpecError: It cannot be read, or is not as `Paths` says.
@@ -116,4 +128,5 @@ def load_paths(file: Path) -> Paths:
         else msgspec.structs.replace(path, artifact=str(file.parent / Path(path.artifact).expanduser()))
         for path in spec.paths
     )
-    return msgspec.structs.replace(spec, paths=paths)
+    keyring = None if spec.credentials is None else str(file.parent / Path(spec.credentials).expanduser())
+    return msgspec.structs.replace(spec, paths=paths, credentials=keyring)

@@ -15,7 +15,7 @@ from tierwise.measure import Reply, StageTime
 from tierwise.runtime._hop import ask_account, count_hop
 from tierwise.runtime._tracing import Tracing
 from tierwise.runtime._visit import Timeline
-from tierwise.wire import TRACEPARENT, Exchange, Framed, InferenceClient, infer_request, status_of
+from tierwise.wire import TRACEPARENT, Credentials, Exchange, Framed, InferenceClient, infer_request, status_of
 
 __all__ = ["CLIENT", "Answering", "Items", "Pipeline", "PipelineSUT", "payload_of"]
 
@@ -61,6 +61,7 @@ class Pipeline:
         over_link: Whether a link lies between this side and the node; without one, the node is on this device.
         tracing: Makes a span for every request, within the application's current one, and hands its context to the
             nodes; None: no traces.
+        credentials: How the node lets this side in; None: as the environment says.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class Pipeline:
         *,
         over_link: bool = False,
         tracing: Tracing | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.address, self.model, self._encoding, self._over_link = address, model, encoding, over_link
         self._tracing = tracing
-        self._client = InferenceClient(address, timeout_s)
+        self._client = InferenceClient(address, timeout_s, credentials)
 
     def __enter__(self) -> Pipeline:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import final
 
-from tierwise._errors import InputError, TierwiseError, UnavailableError
+from tierwise._errors import InputError, SignatureError, TierwiseError, UnavailableError
 
 __all__ = ["Code", "RefusalError", "code_of"]
 
@@ -20,6 +20,7 @@ class Code(enum.Enum):
     * UNAUTHENTICATED: nobody knows who asks.
     * FORBIDDEN: who asks may not.
     * TOO_LARGE: larger than this node takes.
+    * FULL: there is no room for another model; not until one is unloaded.
     * EXHAUSTED: no room now, or no time for it before its deadline; ask again later.
     * TOO_LATE: the deadline passed while it was here.
     * UNAVAILABLE: the node is going away, or one it needs is.
@@ -32,6 +33,7 @@ class Code(enum.Enum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     TOO_LARGE = "too_large"
+    FULL = "full"
     EXHAUSTED = "exhausted"
     TOO_LATE = "too_late"
     UNAVAILABLE = "unavailable"
@@ -61,6 +63,8 @@ def code_of(error: Exception) -> Code:
     match error:
         case RefusalError():
             return error.code
+        case SignatureError():
+            return Code.FORBIDDEN
         case InputError():
             return Code.INVALID
         case UnavailableError():

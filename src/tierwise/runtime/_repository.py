@@ -50,11 +50,20 @@ class Repository:
         keep: Whether an unloaded model's artifact stays, to be loaded again without its files.
         serve: Makes the served model from name, version, artifact and share.
         probe: The built-in model.
+        most_models: Models that may be served at once, versions counted, the built-in one not.
+        most_bytes: Bytes that the directory may hold; None: what the disk does.
     """
 
     def __init__(
-        self, directory: Path, keep: bool, serve: Callable[[str, str, Artifact, Share], Served], probe: Probe
+        self,
+        directory: Path,
+        keep: bool,
+        serve: Callable[[str, str, Artifact, Share], Served],
+        probe: Probe,
+        most_models: int = 256,
+        most_bytes: int | None = None,
     ) -> None:
+        self._most_models, self._most_bytes = most_models, most_bytes
         self._directory, self._keep, self._serve = directory, keep, serve
         # By name, then by version with the newest last; a name's dictionary is replaced, never changed.
         self._models: dict[str, dict[str, Model]] = {PROBE: {probe.version: probe}}
@@ -140,7 +149,7 @@ class Repository:
         Raises:
             InputError: The name cannot be used, or the share does not fit the artifact.
             ArtifactError: The files are not an artifact, or one that cannot be run.
-            RefusalError: No files were given and none were received before; or see `Served`.
+            RefusalError: No files were given and none were received before; there is no room; or see `Served`.
         """
         if name == PROBE or not _NAME.fullmatch(name):
             raise InputError(
@@ -148,6 +157,7 @@ class Repository:
             )
         with self._changing:
             shelf = Shelf(self._directory / name)
+            self._check_room(name, share, files)
             number, artifact = shelf.receive(files) if files else _last(name, shelf)
             try:
                 version = str(number)
@@ -190,6 +200,24 @@ class Repository:
             else:
                 shutil.rmtree(shelf.folder, ignore_errors=True)
             return versions
+
+    def _check_room(self, name: str, share: Share, files: Mapping[str, bytes | memoryview]) -> None:
+        others = sum(len(versions) for other, versions in self._models.items() if other not in (name, PROBE))
+        served = others + min(len(self._models.get(name, ())) + 1, share.versions)
+        if served > self._most_models:
+            many = InputError(f"a node may serve at most {self._most_models} models", got=served, fix="Unload one")
+            raise RefusalError(Code.FULL, many)
+        if self._most_bytes is None:
+            return
+        size = sum(len(content) for content in files.values())
+        held = sum(path.stat().st_size for path in self._directory.rglob("*") if path.is_file())
+        if held + size > self._most_bytes:
+            large = InputError(
+                f"the repository may hold at most {self._most_bytes:,} bytes",
+                got=f"{held:,} and {size:,} more",
+                fix="Unload a model",
+            )
+            raise RefusalError(Code.FULL, large)
 
     def _folders(self) -> list[Path]:
         if not self._directory.is_dir():

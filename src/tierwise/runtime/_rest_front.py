@@ -37,7 +37,7 @@ from tierwise.wire import (
     write_parameters,
 )
 
-__all__ = ["rest_app"]
+__all__ = ["metrics_app", "rest_app"]
 
 _STATUS: Final = {
     Code.INVALID: 400,
@@ -46,6 +46,7 @@ _STATUS: Final = {
     Code.UNAUTHENTICATED: 401,
     Code.FORBIDDEN: 403,
     Code.TOO_LARGE: 413,
+    Code.FULL: 507,
     Code.EXHAUSTED: 503,
     Code.TOO_LATE: 504,
     Code.UNAVAILABLE: 503,
@@ -56,8 +57,6 @@ _JSON_BYTES: Final = "inference-header-content-length"
 
 # A body must arrive within this time; a client that sends it drop by drop is let go.
 _BODY_S: Final = 60.0
-# The repository extension has files as base64, a third longer than they are.
-_LONGEST_PUSH_BYTES: Final = 2 << 30
 
 Handler = Callable[[Request], Awaitable[Response]]
 Answering = Callable[[Request, Principal], Awaitable[Response]]
@@ -87,7 +86,25 @@ def rest_app(desk: Desk) -> Starlette:
         ("/metrics", "GET", "statistics", front.metrics),
     )
     routes = [Route(path, front.guarded(method, answer), methods=[verb]) for path, verb, method, answer in table]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
+    return _app(routes)
+
+
+def metrics_app(desk: Desk) -> Starlette:
+    """``/metrics`` alone, as an ASGI application; under the rules of the other paths.
+
+    Args:
+        desk: Who answers.
+    """
+    front = _RestFront(desk)
+    route = Route("/metrics", front.guarded("statistics", front.metrics), methods=["GET"])
+    return _app([route])
+
+
+def _app(routes: list[Route]) -> Starlette:
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
+    # It would send clients on to whatever host their request named.
+    app.router.redirect_slashes = False
+    return app
 
 
 @final
@@ -165,7 +182,8 @@ class _RestFront:
         received_ns = self._desk.clock.now_ns()
         told = request.headers.get(_JSON_BYTES)
         params = request.path_params
-        framed, form = rest_request(params["model"], params.get("version", ""), body, _length(told))
+        limits = self._desk.spec.limits.tensors
+        framed, form = rest_request(params["model"], params.get("version", ""), body, _length(told), limits)
         asked, written = framed.message, _Written()
         call = Call(
             model=asked.model_name,
@@ -229,7 +247,7 @@ class _RestFront:
 
     async def load(self, request: Request, principal: Principal) -> Response:
         """``POST v2/repository/models/NAME/load``."""
-        push = rest_push(_named(request)[0], await _body(request, _LONGEST_PUSH_BYTES))
+        push = rest_push(_named(request)[0], await _body(request, self._desk.spec.limits.push_bytes))
         await asyncio.to_thread(self._desk.load, push.model, push.config, push.files)
         return _json({})
 
@@ -319,9 +337,12 @@ def _peer(request: Request) -> Peer:
     header = request.headers.get("authorization", "")
     token = header[7:].strip() if header[:7].lower() == "bearer " else None
     names = request.scope.get("state", {}).get("certificate_names", ())
+    # Browsers say where a page came from with everything that could change something, and pages cannot leave it out.
+    web = "origin" in request.headers or "sec-fetch-site" in request.headers
     if request.client is None or not request.client.host:
-        return Peer("unix:", True, token, names)
-    return Peer(f"{request.client.host}:{request.client.port}", _is_loopback(request.client.host), token, names)
+        return Peer("unix:", True, token, names, web)
+    host = request.client.host
+    return Peer(f"{host}:{request.client.port}", _is_loopback(host), token, names, web)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ from tierwise.runtime._in_process import InProcess
 from tierwise.runtime._link_state import LinkState
 from tierwise.runtime._paths import PathSpec
 from tierwise.runtime._pipeline import Items, Pipeline
-from tierwise.wire import status_of
+from tierwise.wire import Credentials, status_of
 
 __all__ = ["Attempt", "PathFacts", "Route"]
 
@@ -82,6 +82,7 @@ class Route:
         draw: Draws evenly from 0 to 1.
         clock: The host's clock.
         lock: Guards what is known, of all paths of a pipeline alike.
+        credentials: How its node lets this side in; None: as the environment says.
 
     Raises:
         ArtifactError: The path's artifact cannot be run.
@@ -96,13 +97,14 @@ class Route:
         draw: Callable[[], float],
         clock: Clock,
         lock: threading.Lock,
+        credentials: Credentials | None = None,
     ) -> None:
         self.spec, self._link, self._clock, self._lock = spec, link, clock, lock
         self._asked: Pipeline | InProcess
         if spec.node is None or spec.model is None:
             self._asked = InProcess(Path(spec.artifact or "."))
         else:
-            self._asked = Pipeline(spec.node, spec.model, encoding, over_link=spec.over_link)
+            self._asked = Pipeline(spec.node, spec.model, encoding, over_link=spec.over_link, credentials=credentials)
         self._breaker = Breaker(breaker, draw)
         self._forecast = Forecast(link)
         self._learnt = self._answered = self._failed = self._overdue = 0

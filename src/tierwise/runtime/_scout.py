@@ -130,4 +130,6 @@ def _probes(spec: Paths) -> dict[str, InferenceClient]:
     for path in spec.paths:
         if path.link is not None and path.probe_address is not None:
             addresses.setdefault(path.link, path.probe_address)
-    return {name: InferenceClient(address) for name, address in addresses.items()}
+    return {
+        name: InferenceClient(address, credentials=spec.credentials_for(address)) for name, address in addresses.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import gc
 import shutil
 import signal
@@ -13,36 +14,37 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import final
 
-import grpc
-
 from tierwise import __version__
 from tierwise._clock import SystemClock
-from tierwise._errors import UnavailableError
-from tierwise.artifact import Artifact
+from tierwise._errors import SpecError
+from tierwise.artifact import Artifact, trusted_keys, verify
+from tierwise.runtime._dangers import cautions
 from tierwise.runtime._desk import Desk
 from tierwise.runtime._executor import default_threads
-from tierwise.runtime._grpc_front import GrpcFront
-from tierwise.runtime._guard import OpenGuard
+from tierwise.runtime._grpc_servers import GrpcServers
 from tierwise.runtime._line import Line
 from tierwise.runtime._log import EventLog, open_log
 from tierwise.runtime._metrics import NodeMetrics
-from tierwise.runtime._metrics_server import metrics_server
 from tierwise.runtime._node_observer import NodeObserver
 from tierwise.runtime._observer import Observer
 from tierwise.runtime._open_files import allow_open_files
 from tierwise.runtime._probe import PROBE, Probe
 from tierwise.runtime._repository import Repository
+from tierwise.runtime._security import SecuritySpec
 from tierwise.runtime._served import Served
 from tierwise.runtime._spec import NodeSpec, Share
 from tierwise.runtime._tracing import open_tracing
-from tierwise.wire import CHANNEL_OPTIONS, InferenceClient
+from tierwise.runtime._warden import Warden
+from tierwise.wire import InferenceClient, load_keyring, server_context
 
 __all__ = ["serve"]
 
 # Threads beside those that requests for inference may take up, so that liveness is answered and models are loaded.
 _SPARE_THREADS = 16
-# For answers that are made but not yet sent.
+# For answers that are made but not yet sent, and for gRPC to cut off the calls that are still there then.
 _LAST_S = 0.5
+_CUT_S = 2.0
+_METRICS_CONNECTIONS = 16
 
 
 def serve(spec: NodeSpec) -> None:
@@ -50,36 +52,57 @@ def serve(spec: NodeSpec) -> None:
 
     Prints ``tierwise node TIER ready on ADDRESS[, ADDRESS]`` when it serves, with the real ports.
 
+    Returns soon after ``spec.grace_s``, also where a model still computes: nothing interrupts native code, so its
+    thread runs on until it is done or the process ends. Nobody hears of what it makes, and nothing on disk waits for
+    it.
+
     Raises:
         UnavailableError: An address cannot be listened on.
     """
     stopped = threading.Event()
+    _bound_memory(spec.limits.memory_bytes)
     allow_open_files()
     import onnxruntime  # noqa: F401 - now rather than inside the first model's cold start
 
     # Told to stop before it serves, a node stops as soon as it does.
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with _repository_folder(spec) as folder, _Forwards() as forwards, _observed(spec) as (observer, log):
-            server, desk, addresses = _start(spec, folder, forwards, observer, log)
-            with _rest(spec, desk) as urls:
+        with ExitStack() as stack:
+            folder = stack.enter_context(_repository_folder(spec))
+            forwards = stack.enter_context(_Forwards(spec.security))
+            observer, log = stack.enter_context(_observed(spec))
+            front, desk, addresses = _start(spec, folder, forwards, observer, log)
+            with _rest(spec, desk) as urls, _metrics(spec, desk, log):
                 addresses += urls
                 # What is here now stays; searching it for garbage again and again would cost every request.
                 gc.collect()
                 gc.freeze()
                 print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
                 log.info("ready", addresses=", ".join(addresses), version=__version__)
+                for caution in cautions(spec):
+                    log.warning("caution", text=caution)
                 stopped.wait()
                 log.info("draining")
                 # Requests under way get their time; those that wait for a node above are then cut off with its client.
                 desk.drain(spec.grace_s)
-            ended = server.stop(_LAST_S)
+            ended = front.stop(_LAST_S)
             forwards.close()
-            ended.wait()
+            for event in ended:
+                event.wait(_LAST_S + _CUT_S)
             desk.close()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _bound_memory(most_bytes: int | None) -> None:
+    """What this process and its threads may allocate from now on."""
+    if most_bytes is None:
+        return
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes if hard < 0 else min(most_bytes, hard), hard))
 
 
 @contextmanager
@@ -89,11 +112,7 @@ def _observed(spec: NodeSpec) -> Iterator[tuple[NodeObserver, EventLog]]:
     log = open_log(asked, spec.tier, SystemClock())
     metrics, tracing = NodeMetrics(spec.tier), open_tracing(asked, spec.tier)
     metrics.loaded(PROBE, "1")
-    with ExitStack() as stack:
-        if asked.metrics_listen is not None:
-            address = stack.enter_context(metrics_server(asked.metrics_listen, metrics.exposition))
-            log.info("metrics", address=f"http://{address}/metrics")
-        yield NodeObserver(metrics, log, tracing, asked.request_log_frac), log
+    yield NodeObserver(metrics, log, tracing, asked.request_log_frac), log
     log.info("stopped")
     if tracing is not None:
         tracing.close()
@@ -101,9 +120,15 @@ def _observed(spec: NodeSpec) -> Iterator[tuple[NodeObserver, EventLog]]:
 
 @final
 class _Forwards:
-    """Clients of the next nodes, one for each address, open as long as this node serves."""
+    """Clients of the next nodes, one for each address, open as long as this node serves.
 
-    def __init__(self) -> None:
+    Args:
+        spec: Where requests may go, and what is shown there.
+    """
+
+    def __init__(self, spec: SecuritySpec) -> None:
+        self._allowed = spec.forward_to
+        self._keyring = None if spec.forward_credentials is None else load_keyring(Path(spec.forward_credentials))
         self._clients: dict[str, InferenceClient] = {}
 
     def __enter__(self) -> _Forwards:
@@ -113,9 +138,20 @@ class _Forwards:
         self.close()
 
     def client(self, address: str) -> InferenceClient:
-        """The client of ``address``."""
+        """The client of ``address``.
+
+        Raises:
+            SpecError: The node's configuration does not let requests go there, or it is not an address.
+        """
+        if not any(fnmatch.fnmatchcase(address, pattern) for pattern in self._allowed):
+            raise SpecError(
+                "a share must forward to an address that this node's configuration allows",
+                got=repr(address[:200]),
+                fix="Add it to security.forward_to",
+            )
         if address not in self._clients:
-            self._clients[address] = InferenceClient(address)
+            known = None if self._keyring is None else self._keyring.find(address)
+            self._clients[address] = InferenceClient(address, credentials=known)
         return self._clients[address]
 
     def close(self) -> None:
@@ -147,45 +183,48 @@ def _rest(spec: NodeSpec, desk: Desk) -> Iterator[list[str]]:
     from tierwise.runtime._http_server import http_server
     from tierwise.runtime._rest_front import rest_app
 
-    with http_server(rest_app(desk), spec.rest) as urls:
+    tls = None if spec.security.tls is None else server_context(spec.security.tls)
+    with http_server(rest_app(desk), spec.rest, tls=tls, most_connections=spec.limits.connections) as urls:
         yield urls
+
+
+@contextmanager
+def _metrics(spec: NodeSpec, desk: Desk, log: EventLog) -> Iterator[None]:
+    address = spec.observability.metrics_listen
+    if address is None:
+        yield
+        return
+    from tierwise.runtime._http_server import http_server
+    from tierwise.runtime._rest_front import metrics_app
+
+    tls = None if spec.security.tls is None else server_context(spec.security.tls)
+    with http_server(metrics_app(desk), [address], tls=tls, most_connections=_METRICS_CONNECTIONS) as urls:
+        log.info("metrics", address=f"{urls[0]}/metrics")
+        yield
 
 
 def _start(
     spec: NodeSpec, folder: Path, forwards: _Forwards, observer: Observer, log: EventLog
-) -> tuple[grpc.Server, Desk, list[str]]:
-    guard, clock = OpenGuard(), SystemClock()
+) -> tuple[GrpcServers, Desk, list[str]]:
+    clock, security, limits = SystemClock(), spec.security, spec.limits
+    guard = Warden(security, limits, clock)
     width = 1 if spec.threads is None else max(1, default_threads(spec.cpus) // spec.threads)
     line = Line(width, clock)
 
     def make(name: str, version: str, artifact: Artifact, share: Share) -> Served:
+        if security.require_signature:
+            verify(artifact, trusted_keys(security.trusted_keys))
         # The quota is read when a model is loaded: it may have been set after the node was started.
         threads = spec.threads or default_threads(spec.cpus)
         forward = forwards.client(share.forward) if share.forward else None
-        return Served(name, version, artifact, share, threads, spec.batching, line, forward, observer)
+        return Served(name, version, artifact, share, threads, spec.batching, line, forward, observer, limits.inputs)
 
-    repository = Repository(folder, spec.repository is not None, make, Probe(spec.max_message_bytes))
+    probe = Probe(spec.max_message_bytes)
+    keep = spec.repository is not None
+    repository = Repository(folder, keep, make, probe, limits.models, limits.repository_bytes)
     desk = Desk(spec, repository, line, clock, guard, observer)
     for name, reason in desk.restore().items():
         log.error("model is not served again", model=name, reason=reason)
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
-    front = GrpcFront(desk)
-    # Two nodes on one port would share its requests; the second shall fail instead.
-    server = grpc.server(pool, options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)))
-    server.add_generic_rpc_handlers((front.routes(), front.own_routes()))
-    addresses = [_listen(server, address) for address in spec.listen]
-    server.start()
-    return server, desk, addresses
-
-
-def _listen(server: grpc.Server, address: str) -> str:
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise UnavailableError(
-            f"the node must be able to listen there ({error})",
-            where=address,
-            fix="Give a free HOST:PORT of this machine (port 0 picks one) or unix:PATH in a folder that exists",
-        ) from error
-    host, _, asked = address.rpartition(":")
-    return f"{host}:{port}" if asked == "0" and not address.startswith("unix:") else address
+    servers = GrpcServers(spec, desk, pool)
+    return servers, desk, servers.addresses

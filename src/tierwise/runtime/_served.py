@@ -9,7 +9,7 @@ from typing import Final, final
 import grpc
 
 from tierwise._errors import InputError, RemoteError, SpecError
-from tierwise.artifact import Artifact, Preprocessor, request_tensors
+from tierwise.artifact import Artifact, InputLimits, Preprocessor, request_tensors
 from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
@@ -18,6 +18,7 @@ from tierwise.runtime._line import Line
 from tierwise.runtime._observer import Forwarded, Observer
 from tierwise.runtime._passage import Passage, merge
 from tierwise.runtime._refusal import Code, RefusalError
+from tierwise.runtime._seal import seal_at
 from tierwise.runtime._spec import Batching, Share
 from tierwise.runtime._statistics import Counters
 from tierwise.runtime._visit import Visit
@@ -54,10 +55,11 @@ class Served:
         line: Where its requests wait.
         forward: A client of the next node, where the share names one.
         observer: Who is told of what goes to the next node.
+        limits: What a request's pictures and texts may become.
 
     Raises:
         InputError: The share does not fit the artifact.
-        ArtifactError: A segment cannot be loaded.
+        ArtifactError: A segment, or the tables of a coded latent, cannot be loaded.
         UnavailableError: The preprocessing needs a library that is not installed.
         RefusalError: Segments come after the share, but it names no next node.
     """
@@ -73,9 +75,11 @@ class Served:
         line: Line,
         forward: InferenceClient | None,
         observer: Observer,
+        limits: InputLimits | None = None,
     ) -> None:
         count = len(artifact.manifest.segments)
         self.name, self.version, self.artifact, self.share = name, version, artifact, share
+        self._limits = limits
         self._first, self._last = (0, count) if share.segments is None else share.segments
         self._forward, self._forward_model, self._observer = forward, share.forward_model or name, observer
         if self._last > count:
@@ -94,6 +98,14 @@ class Served:
             )
         if forward is not None and runs and self._last == count:
             raise SpecError("a share that runs the last segment must not forward", got=share.forward, where=name)
+        self._opening = seal_at(artifact, self._first) if runs else None
+        self._closing = seal_at(artifact, self._last) if runs else None
+        if share.channels is not None and self._closing is None:
+            raise SpecError(
+                "a share that sends no coded latent must not choose channels", got=share.channels, where=name
+            )
+        if self._closing is not None:
+            self._closing.check_channels(share.channels)
         self.counters = Counters()
         self._executor = Executor(artifact, (self._first, self._last), share.threads or threads) if runs else None
         self._batcher = None if self._executor is None else self._batched(self._executor, batching, line)
@@ -131,7 +143,10 @@ class Served:
                 account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
                 return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
             with visit.computing("encode"):
-                onward = infer_request(self._forward_model, passage.tensors, call.wanted)
+                sent = passage.tensors
+                if self._closing is not None:
+                    sent = self._closing.close(sent, self.share.channels)
+                onward = infer_request(self._forward_model, sent, call.wanted)
             response, account = self._pass_on(forward, onward, call, visit)
             return self._rejoined(wanted, passage, response, account, call, visit)
         assert forward is not None, "the constructor refuses a share with neither segments nor a way on"
@@ -153,7 +168,7 @@ class Served:
 
     def _batched(self, executor: Executor, batching: Batching | None, line: Line) -> Batcher:
         manifest = self.artifact.manifest
-        prepare = Preprocessor(manifest.input, self.artifact.directory) if self._first == 0 else None
+        prepare = None if self._first else Preprocessor(manifest.input, self.artifact.directory, self._limits)
         stage = _stage(self._first, self._last, len(manifest.segments))
         share = self.share
         return Batcher(
@@ -163,6 +178,8 @@ class Served:
     def _compute(self, batcher: Batcher, call: Call, visit: Visit) -> Passage:
         with visit.computing("decode"):
             tensors = call.contents.tensors()
+            if self._opening is not None:
+                tensors = self._opening.open(tensors)
         return batcher.compute(tensors, visit)
 
     def _merged(self, wanted: tuple[str, ...], passage: Passage, rest: Tensors) -> Tensors:
@@ -208,6 +225,9 @@ class Served:
         """What a client may send and gets, and figures about loading as properties."""
         manifest, executor = self.artifact.manifest, self._executor
         inputs = request_tensors(manifest.input) if self._first == 0 else tensors_at(self.artifact, self._first)
+        if self._opening is not None:
+            coded = self._opening.spec
+            inputs = tuple(coded if spec.name == coded.name else spec for spec in inputs)
         properties = {
             "tierwise.tier": tier,
             "tierwise.digest": self.artifact.digest,

@@ -8,6 +8,7 @@ import msgspec
 
 from tierwise._config import Spec
 from tierwise.runtime._observability import ObservabilitySpec
+from tierwise.runtime._security import NodeLimits, SecuritySpec
 
 __all__ = ["Batching", "NodeSpec", "Placed", "Share"]
 
@@ -41,6 +42,7 @@ class Share(Spec, frozen=True, kw_only=True):
         label: What the deployer calls this loading; the node repeats it in the model's metadata.
         batching: How it computes several requests at once; None: as the node does by default.
         priority: Place in the line of requests that do not say theirs: 1 is served first.
+        channels: Channels of a coded latent to send, one of the artifact's rates; None: all.
         max_waiting: Requests for the model that may be under way at once, so that the crowd of one leaves the others
             room; more are refused. None: as many as the node takes in all.
         versions: How many versions of the model are served from now on, this one among them; older ones are dropped
@@ -54,6 +56,7 @@ class Share(Spec, frozen=True, kw_only=True):
     label: str | None = None
     batching: Batching | None = None
     priority: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 2
+    channels: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_waiting: Annotated[int, msgspec.Meta(ge=1)] | None = None
     versions: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
@@ -93,6 +96,8 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
         grace_s: Time that requests under way get when the node is told to stop; new ones are refused meanwhile.
         batching: How models compute several requests at once, where their shares do not say; None: they do not.
         observability: What the node tells about itself.
+        security: Who may do what.
+        limits: How much strangers may take.
     """
 
     listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("127.0.0.1:8001",)
@@ -107,3 +112,5 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     grace_s: Annotated[float, msgspec.Meta(ge=0)] = 5.0
     batching: Batching | None = None
     observability: ObservabilitySpec = ObservabilitySpec()
+    security: SecuritySpec = SecuritySpec()
+    limits: NodeLimits = NodeLimits()

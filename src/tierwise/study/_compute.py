@@ -121,4 +121,6 @@ def predict(
 
 def _crossing(artifact: Artifact, border: int) -> int:
     """Bytes that go on to segment ``border`` and those behind it: whatever they need from before."""
-    return sum(spec.nbytes() for spec in tensors_at(artifact, border))
+    boundary = artifact.manifest.segments[border - 1].boundary
+    coded = {} if boundary is None else {boundary.tensor: round(boundary.rates[-1].item_bytes)}
+    return sum(coded.get(spec.name, spec.nbytes()) for spec in tensors_at(artifact, border))

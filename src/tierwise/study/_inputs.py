@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
@@ -24,7 +25,7 @@ class Inputs:
     Attributes:
         requests: For each input the tensors a client sends.
         tensors: For each input the tensors the model gets.
-        labels: Class of each.
+        labels: Class of each; -1 for a picture with boxes, whose answer is not simply right or wrong.
     """
 
     requests: tuple[Mapping[str, npt.NDArray[Any]], ...]
@@ -58,7 +59,7 @@ def choose_inputs(task: Task, count: int, seed: int) -> Inputs:
     return Inputs(
         requests=tuple(requests),
         tensors=tuple(task.tensors([item]) for item in chosen.items),
-        labels=tuple(int(label) for label in chosen.labels),
+        labels=tuple(int(label) if np.ndim(label) == 0 else -1 for label in chosen.labels),
     )
 
 

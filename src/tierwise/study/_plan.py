@@ -50,7 +50,8 @@ class Asked:
 def asked_strategies(campaign: Campaign, topology: Topology) -> tuple[Asked, ...]:
     """Every chain on every placement, in the order of the campaign.
 
-    A chain that ends in ``partition`` makes two segments, or as many as its option ``parts``; any other makes one. A
+    A chain that ends in ``partition`` makes two segments, or as many as its option ``parts``; one with ``bottleneck``
+    makes two; any other makes one. A
     placement is legal when its tiers climb: each segment runs on a higher tier than the one before.
 
     Raises:
@@ -77,7 +78,10 @@ def asked_strategies(campaign: Campaign, topology: Topology) -> tuple[Asked, ...
 
 def _parts(spec: StrategySpec, where: str) -> int:
     """On how many tiers a chain is spread."""
-    if spec.chain.replace(" ", "").split("+")[-1] != "partition":
+    names = spec.chain.replace(" ", "").split("+")
+    if "bottleneck" in names:
+        return 2
+    if names[-1] != "partition":
         return 1
     parts = spec.options.get("partition", {}).get("parts", 2)
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 2:

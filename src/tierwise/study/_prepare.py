@@ -25,7 +25,7 @@ from tierwise.study._message import measure_message_s
 from tierwise.study._plan import Asked
 from tierwise.study._results import Strategy
 from tierwise.study._stored import Prepared, StoredVariant
-from tierwise.tasks import Task, score_classes
+from tierwise.tasks import Task, score, score_classes
 from tierwise.topology import Topology
 
 __all__ = ["build_variants", "prepare"]
@@ -187,6 +187,8 @@ def _examined(task: Task, artifact: Artifact, directory: Path, progress: Progres
     """
     if any(known.split == "test" for known in artifact.manifest.accuracy):
         return artifact
+    if task.boxes is not None:
+        return record_accuracy(artifact, _box_accuracy(task, artifact, progress, threads))
     variant = artifact.directory.name
     examined = load_examined(directory, variant)
     if examined is None or examined.digest != artifact.digest:
@@ -216,6 +218,22 @@ def _examination(task: Task, artifact: Artifact, progress: Progress, threads: in
     return Examined(
         digest=artifact.digest, labels=packed(np.concatenate(labels)), predicted=packed(np.concatenate(predicted))
     )
+
+
+def _box_accuracy(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Accuracy:
+    """As `_examination`, for boxes, whose answers are too large to keep."""
+    executor, output = Executor(artifact, threads=threads), artifact.manifest.outputs[0].name
+    size = next((spec.shape[0] for spec in executor.inputs if spec.shape and spec.shape[0] > 0), _BATCH)
+    found = []
+    with progress.step(f"accuracy of {artifact.directory.name}", len(task.splits["test"])) as advance:
+        for tensors, batch_labels in task.batches("test", size):
+            found.append(executor.run(tensors)[output])
+            advance(len(batch_labels))
+    if not found:
+        raise InputError("the test split must hold items", got="none", where=task.name)
+    labels = task.splits["test"].labels
+    value = score(task.metric, np.concatenate(found), labels)
+    return Accuracy(metric=task.metric, value=value, split="test", items=len(labels))
 
 
 def _accuracy(task: Task, examined: Examined, directory: Path) -> Accuracy:

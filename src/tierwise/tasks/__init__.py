@@ -3,10 +3,15 @@
 Importing this room brings no torch; building or training a model does.
 """
 
+from tierwise.tasks._box_labels import box_labels
+from tierwise.tasks._box_scores import BoxScores, MapDifference, map_difference
 from tierwise.tasks._load import load_task
 from tierwise.tasks._spec import (
     Bert,
     BuiltinTask,
+    CocoFiles,
+    DetectionTask,
+    FastestDet,
     FullSize,
     ModuleTask,
     OnnxTask,
@@ -16,6 +21,8 @@ from tierwise.tasks._spec import (
     Subject,
     TaskSpec,
     Training,
+    VehicleBoxes,
+    YoloFolders,
     task_names,
 )
 from tierwise.tasks._start import started
@@ -26,10 +33,15 @@ from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, sett
 __all__ = [
     "SPLITS",
     "Bert",
+    "BoxScores",
     "BuiltinTask",
+    "CocoFiles",
+    "DetectionTask",
+    "FastestDet",
     "FullSize",
     "Item",
     "LazySplits",
+    "MapDifference",
     "Metric",
     "ModuleTask",
     "OnnxTask",
@@ -42,12 +54,16 @@ __all__ = [
     "TaskSpec",
     "Training",
     "Tuned",
+    "VehicleBoxes",
+    "YoloFolders",
     "answer",
+    "box_labels",
     "build_student",
     "build_subject",
     "fine_tune",
     "item_digest",
     "load_task",
+    "map_difference",
     "score",
     "score_classes",
     "settled",

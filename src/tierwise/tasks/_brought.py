@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from tierwise._errors import InputError, SpecError, TierwiseError
-from tierwise.artifact import ImageInput, TensorInput, TensorSpec, TextInput
+from tierwise.artifact import Detections, ImageInput, TensorInput, TensorSpec, TextInput, detect
 from tierwise.measure import Progress
 from tierwise.tasks._function import call_function
 from tierwise.tasks._spec import ModuleTask, OnnxTask, Subject, Training
@@ -39,7 +39,7 @@ def module_task(spec: ModuleTask, progress: Progress) -> Task:
             fix="Return Task(name=..., encoding=..., labels=..., splits={'train': Split(items, labels)}, model=...)",
         )
     _check_fields(task, where)
-    _check_splits(task.splits, len(task.labels), where)
+    _check_splits(task.splits, len(task.labels), where, boxes=task.boxes is not None)
     weights = "" if task.model is None else _check_model(task, progress, where)
     given = [spec.function, _source_hash(module), task.fingerprint, weights]
     return replace(task, fingerprint=_fingerprint(task, given))
@@ -193,10 +193,16 @@ def _check_fields(task: Task, where: str) -> None:
             "an ImageInput, TextInput or TensorInput of tierwise.artifact",
         ),
         "labels": (
-            isinstance(task.labels, tuple) and len(task.labels) > 1 and all(isinstance(x, str) for x in task.labels),
-            "a tuple of at least two class names",
+            isinstance(task.labels, tuple)
+            and len(task.labels) > (task.boxes is None)
+            and all(isinstance(x, str) for x in task.labels),
+            "a tuple of at least two class names (one will do for boxes)",
         ),
-        "metric": (task.metric in ("accuracy", "f1"), "'accuracy' or 'f1'"),
+        "metric": (
+            task.metric in (("accuracy", "f1") if task.boxes is None else ("map", "map50")),
+            "'accuracy' or 'f1'" if task.boxes is None else "'map' or 'map50'",
+        ),
+        "boxes": (task.boxes is None or isinstance(task.boxes, Detections), "None or a tierwise.artifact.Detections"),
         "model": (
             callable(task.model) or (task.model is None and task.onnx is not None),
             "a function from a Progress to the trained torch module (or None with `onnx` set)",
@@ -227,7 +233,22 @@ def _check_fields(task: Task, where: str) -> None:
             raise InputError(f"its {field} must be {wanted}", got=repr(getattr(task, field))[:80], where=where)
 
 
-def _check_splits(splits: Mapping[str, Split], classes: int, where: str) -> None:
+def _check_boxes(split: Split, name: str, classes: int, where: str) -> None:
+    labels = split.labels
+    if labels.dtype != np.float32 or labels.shape[2] != 6 or len(labels) != len(split.items) or len(labels) == 0:
+        raise InputError(
+            f"the labels of {name} must be float32 [n, most, 6] for its n >= 1 items",
+            got=f"{labels.dtype} {list(labels.shape)} for {len(split.items)} items",
+            where=where,
+            fix="Make them with tierwise.tasks.box_labels",
+        )
+    if labels[:, :, 4].max() >= classes:
+        raise InputError(
+            f"the classes of {name} must lie in 0..{classes - 1}", got=int(labels[:, :, 4].max()), where=where
+        )
+
+
+def _check_splits(splits: Mapping[str, Split], classes: int, where: str, *, boxes: bool = False) -> None:
     for name in SPLITS:
         if name not in splits:
             raise InputError(f"its splits must hold {name!r}", got=sorted(splits), where=where)
@@ -237,6 +258,9 @@ def _check_splits(splits: Mapping[str, Split], classes: int, where: str) -> None
                 f"its splits[{name!r}] must be a tierwise.tasks.Split", got=type(split).__name__, where=where
             )
         labels = split.labels
+        if isinstance(labels, np.ndarray) and labels.ndim == 3 and boxes:
+            _check_boxes(split, name, classes, where)
+            continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.ndim != 1:
             got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
             raise InputError(f"the labels of {name} must be an int64 array [n]", got=got, where=where)
@@ -293,7 +317,13 @@ def _check_model(task: Task, progress: Progress, where: str) -> str:
         ) from error
     first = answer[0] if isinstance(answer, tuple) else answer
     shape = list(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
-    if shape != [2, len(task.labels)]:
+    if task.boxes is not None:
+        if not isinstance(first, torch.Tensor) or task.boxes.tensor != task.outputs[0]:
+            raise InputError(
+                "its first output must be the tensor of its boxes", got=f"{shape}, {task.outputs[0]}", where=where
+            )
+        detect(task.boxes, first.numpy())
+    elif shape != [2, len(task.labels)]:
         raise InputError(f"its model must answer logits [n, {len(task.labels)}]", got=f"{shape} for n = 2", where=where)
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -13,7 +13,7 @@ from tierwise.artifact import ImageInput, InputEncoding, TextInput
 from tierwise.measure import Progress
 from tierwise.tasks._datasets import DATASETS, Dataset
 from tierwise.tasks._source import Source
-from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, ResNet, Roberta, Subject, Training
+from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, FastestDet, ResNet, Roberta, Subject, Training
 from tierwise.tasks._splits import cut
 from tierwise.tasks._start import open_start, started
 from tierwise.tasks._subject import build_subject
@@ -55,7 +55,7 @@ def resolved(spec: BuiltinTask) -> BuiltinTask:
     subject, training = _DEFAULTS[spec.name]
     spec = msgspec.structs.replace(spec, subject=spec.subject or subject, training=spec.training or training)
     text = DATASETS[spec.name].image is None
-    if text != isinstance(spec.subject, (Bert, Roberta)):
+    if text != isinstance(spec.subject, (Bert, Roberta)) or isinstance(spec.subject, FastestDet):
         families = "bert or roberta" if text else "resnet, resnext or full-size"
         raise SpecError(
             f"the subject of {spec.name} must be of the family {families}",

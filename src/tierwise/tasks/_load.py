@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tierwise.measure import Progress, Silent
-from tierwise.tasks._spec import BuiltinTask, ModuleTask, OnnxTask, TaskSpec
+from tierwise.tasks._spec import BuiltinTask, DetectionTask, ModuleTask, OnnxTask, TaskSpec
 from tierwise.tasks._task import Task
 
 __all__ = ["load_task"]
@@ -40,6 +40,10 @@ def load_task(spec: TaskSpec, cache: Path, progress: Progress | None = None, *, 
             from tierwise.tasks._brought import module_task
 
             return module_task(spec, progress)
+        case DetectionTask():
+            from tierwise.tasks._detection import detection_task
+
+            return detection_task(spec, cache, progress, threads)
         case OnnxTask():
             from tierwise.tasks._brought import onnx_task
 

@@ -8,12 +8,15 @@ import msgspec
 
 from tierwise._config import Spec
 from tierwise._errors import SpecError
-from tierwise.artifact import InputEncoding
+from tierwise.artifact import Detections, InputEncoding
 
 __all__ = [
     "Bert",
     "BuiltinName",
     "BuiltinTask",
+    "CocoFiles",
+    "DetectionTask",
+    "FastestDet",
     "FullSize",
     "ModuleTask",
     "OnnxTask",
@@ -23,6 +26,8 @@ __all__ = [
     "Subject",
     "TaskSpec",
     "Training",
+    "VehicleBoxes",
+    "YoloFolders",
     "task_names",
 ]
 
@@ -188,7 +193,19 @@ def _heads(hidden: int, head_width: int | None) -> int:
     return heads
 
 
-Subject = ResNet | ResNeXt | FullSize | Bert | Roberta
+class FastestDet(Spec, frozen=True, tag="fastestdet", tag_field="family", kw_only=True):
+    """An anchor-free detector on ShuffleNetV2, for pictures whose sides are multiples of 32.
+
+    Attributes:
+        width: Half the channels of the first stage, a quarter of those of the second.
+        start: ``coco`` starts from the weights that its makers trained on COCO (of width 24); None from random ones.
+    """
+
+    width: Annotated[int, msgspec.Meta(ge=16, le=128, multiple_of=4)] = 24
+    start: Literal["coco"] | None = None
+
+
+Subject = ResNet | ResNeXt | FullSize | Bert | Roberta | FastestDet
 
 
 class Training(Spec, frozen=True, kw_only=True):
@@ -274,7 +291,89 @@ class OnnxTask(Spec, frozen=True, tag="onnx", tag_field="kind", kw_only=True):
     metric: Literal["accuracy", "f1"] = "accuracy"
 
 
-TaskSpec = BuiltinTask | ModuleTask | OnnxTask
+class YoloFolders(Spec, frozen=True, tag="yolo", tag_field="kind", kw_only=True):
+    """Pictures with YOLO's text files: each folder holds ``images`` and ``labels``.
+
+    Attributes:
+        train: Folder of the train split.
+        calibration: Folder of the calibration split.
+        validation: Folder of the validation split.
+        test: Folder of the test split.
+        labels: Class names in the order of their numbers.
+    """
+
+    train: str
+    calibration: str
+    validation: str
+    test: str
+    labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+
+
+class CocoFiles(Spec, frozen=True, tag="coco", tag_field="kind", kw_only=True):
+    """Pictures with COCO's JSON, a file each split; all must name the same classes.
+
+    Attributes:
+        train: File of the train split.
+        calibration: File of the calibration split.
+        validation: File of the validation split.
+        test: File of the test split.
+        pictures: Folder that the files' names start from.
+    """
+
+    train: str
+    calibration: str
+    validation: str
+    test: str
+    pictures: str
+
+
+class VehicleBoxes(Spec, frozen=True, tag="vehicles", tag_field="kind", kw_only=True):
+    """A public set of vehicles that Tierwise cuts by scene and near-duplicate.
+
+    Attributes:
+        name: ``traffic-vehicles`` (frames of motorways, one class) or ``emergency-vehicles`` (ambulances and others).
+        keep_suspects: Keep pictures whose class is probably wrong.
+    """
+
+    name: Literal["traffic-vehicles", "emergency-vehicles"]
+    keep_suspects: bool = False
+
+
+class DetectionTask(Spec, frozen=True, tag="detection", tag_field="kind", kw_only=True):
+    """Boxes round things in pictures, by a detector of ours or one that comes as ONNX.
+
+    Attributes:
+        data: Where pictures and boxes come from.
+        subject: The detector; left out where ``onnx`` is given.
+        training: How it is trained; None takes the usual one.
+        onnx: A detector's file with one input (pictures); nothing is trained then.
+        boxes: How the file's output becomes boxes; needed with ``onnx`` only.
+        labels: Class names where they are not those of the data.
+        one_class: Count all boxes of the data as class 0.
+        pixels: Height and width the model sees; a file's own where it has a fixed size.
+        fit: See `tierwise.artifact.ImageInput`.
+        order: See `tierwise.artifact.ImageInput`.
+        metric: ``map`` (overlaps from 0.5 to 0.95) or ``map50``.
+        seed: Root of all randomness.
+        train_items: Upper limit of the train split, for quick trials.
+    """
+
+    data: YoloFolders | CocoFiles | VehicleBoxes
+    subject: FastestDet = FastestDet()
+    training: Training | None = None
+    onnx: str | None = None
+    boxes: Detections | None = None
+    labels: tuple[str, ...] = ()
+    one_class: bool = False
+    pixels: Annotated[int, msgspec.Meta(ge=32, multiple_of=32)] = 352
+    fit: Literal["stretch", "letterbox"] = "letterbox"
+    order: Literal["rgb", "bgr"] = "bgr"
+    metric: Literal["map", "map50"] = "map"
+    seed: int = 0
+    train_items: Positive | None = None
+
+
+TaskSpec = BuiltinTask | ModuleTask | OnnxTask | DetectionTask
 
 
 def task_names() -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tierwise.tasks._spec import Bert, Roberta, Subject
+from tierwise.tasks._spec import Bert, FastestDet, Roberta, Subject
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,10 +25,13 @@ def build_subject(subject: Subject, *, classes: int, channels: int = 3) -> nn.Mo
         UnavailableError: A text subject, and transformers is not installed.
     """
     from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
+    from tierwise.tasks._fastestdet import FastestDetNet
     from tierwise.tasks._residual import ResidualNet, residual_plan
 
     if isinstance(subject, Bert):
         return BertClassifier(subject, classes=classes)
     if isinstance(subject, Roberta):
         return RobertaClassifier(subject, classes=classes)
+    if isinstance(subject, FastestDet):
+        return FastestDetNet(subject, classes=classes)
     return ResidualNet(residual_plan(subject), channels=channels, classes=classes)

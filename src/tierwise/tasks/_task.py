@@ -15,14 +15,24 @@ import numpy.typing as npt
 
 from tierwise._errors import InputError
 from tierwise._seeds import stream
-from tierwise.artifact import InputEncoding, Preprocessor, TensorInput, to_payload
+from tierwise.artifact import Detections, InputEncoding, Preprocessor, TensorInput, detect, to_payload
 from tierwise.measure import Progress
 from tierwise.tasks._spec import Subject, Training
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SPLITS", "Item", "LazySplits", "Metric", "Split", "Task", "item_digest", "score", "score_classes"]
+__all__ = [
+    "SPLITS",
+    "Item",
+    "LazySplits",
+    "Metric",
+    "Split",
+    "Task",
+    "item_digest",
+    "score",
+    "score_classes",
+]
 
 SPLITS = ("train", "calibration", "validation", "test")
 """The four splits of every task. ``test`` is for the one final accuracy of a variant; nothing is chosen by it."""
@@ -31,7 +41,7 @@ Item = bytes | str | tuple[str, str] | npt.NDArray[Any] | Mapping[str, npt.NDArr
 """What the device holds: an encoded picture, a text, a pair of texts, uint8 pixels [height, width, channels], or (for
 a model that came without its preprocessing) one row of each input tensor by name."""
 
-Metric = Literal["accuracy", "f1"]
+Metric = Literal["accuracy", "f1", "map", "map50"]
 
 _DTYPES = {
     "FP32": np.float32, "FP16": np.float16, "FP64": np.float64, "UINT8": np.uint8, "INT8": np.int8,
@@ -46,11 +56,12 @@ class Split:
 
     Attributes:
         items: What the device holds.
-        labels: Class of each item, int64 [n].
+        labels: Class of each item, int64 [n]; for detection the boxes of each, FP32 [n, most, 6], as
+            `tierwise.tasks.box_labels` packs them.
     """
 
     items: Sequence[Item]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,7 +111,7 @@ class Task:
         name: Short name.
         encoding: What a client sends and how it becomes tensors (`tierwise.artifact.InputEncoding`).
         labels: Class names in the order of the last axis of the first output.
-        metric: ``accuracy``, or ``f1`` of class 1.
+        metric: ``accuracy``, or ``f1`` of class 1; for detection ``map`` or ``map50``.
         splits: ``train``, ``calibration``, ``validation`` and ``test``; no item is in two of them.
         model: Gives the trained module in eval mode; its ``forward`` takes the tensors of `example` in their order and
             returns the first output. Slow at the first call only. None where there is no source.
@@ -113,6 +124,7 @@ class Task:
         student: Gives an untrained module with the model's inputs and outputs that is smaller, from the share of depth
             and of width that shall stay; for models that are of no built-in family.
         training: How the model was trained; operators that train start from it.
+        boxes: How the first output becomes boxes, for detection; None for all others.
     """
 
     name: str
@@ -128,6 +140,7 @@ class Task:
     subject: Subject | None = None
     student: Callable[[float, float], torch.nn.Module] | None = None
     training: Training | None = None
+    boxes: Detections | None = None
 
     @cached_property
     def preprocessor(self) -> Preprocessor:
@@ -155,11 +168,19 @@ class Task:
             )
         return self.preprocessor({spec.name: np.stack([r[spec.name] for r in rows]) for spec in self.encoding.tensors})
 
-    def batches(self, split: str, size: int) -> Iterator[tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]]:
+    def batches(self, split: str, size: int) -> Iterator[tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]]:
         """Model inputs and labels of a split, in its order, ``size`` items at a time (the last may be smaller)."""
         chosen = self.splits[split]
         for start in range(0, len(chosen), size):
             yield self.tensors(chosen.items[start : start + size]), chosen.labels[start : start + size]
+
+    def score(self, raw: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+        """The metric of the model's first output as the model gives it, before a node makes boxes of it.
+
+        Raises:
+            InputError: As `score`.
+        """
+        return score(self.metric, raw if self.boxes is None else detect(self.boxes, raw), labels)
 
     def example(self) -> dict[str, torch.Tensor]:
         """Model inputs by name, in the order of ``forward``, for a batch of two.
@@ -216,17 +237,24 @@ def score(metric: Metric, logits: npt.NDArray[Any], labels: npt.NDArray[Any]) ->
 
     Args:
         metric: ``accuracy``, or ``f1``: the harmonic mean of precision and recall of class 1 (0 where it was never
-            predicted rightly).
-        logits: [n, classes]; the largest is the prediction.
-        labels: [n].
+            predicted rightly). ``map``: COCO's mean average precision over overlaps from 0.5 to 0.95; ``map50``: at 0.5
+            alone (`tierwise.tasks.BoxScores`).
+        logits: [n, classes]; the largest is the prediction. For boxes [n, most, 6], as a node answers them.
+        labels: [n]; for boxes as `Split.labels`.
 
     Raises:
         InputError: No items, or shapes that do not fit.
+        UnavailableError: Boxes are to be scored, and pycocotools is not installed.
 
     Example:
         >>> score("f1", np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1, 0, 0]))
         0.6666666666666666
     """
+    if metric in ("map", "map50"):
+        from tierwise.tasks._box_scores import BoxScores
+
+        found = BoxScores(logits, labels)
+        return found.map if metric == "map" else found.map50
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise InputError(
             "logits must be [n, classes] and labels [n] with n >= 1", got=f"{logits.shape}, {labels.shape}"

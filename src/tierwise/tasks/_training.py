@@ -20,18 +20,30 @@ from torch import nn
 from tierwise._seeds import stream, stream_seed
 from tierwise.artifact import InputEncoding, TextInput
 from tierwise.measure import Progress
+from tierwise.tasks._box_augmentation import with_boxes_moved
 from tierwise.tasks._checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint, save_weights
+from tierwise.tasks._detection_loss import detection_loss
 from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
 from tierwise.tasks._spec import Training
 from tierwise.tasks._task import Split, Task, score
 
-__all__ = ["Objective", "bfloat16_is_fast", "cross_entropy", "forward", "run_training", "threads_set", "trained"]
+__all__ = [
+    "Objective",
+    "Schedule",
+    "bfloat16_is_fast",
+    "cross_entropy",
+    "forward",
+    "run_training",
+    "threads_set",
+    "trained",
+]
 
 _KEEP_BYTES = 1 << 30
 """A split whose tensors fit into this is preprocessed once; a larger one batch by batch."""
 
 _EVALUATION_BATCH, _EVALUATION_ROWS = 500, 64
-"""Pictures, and rows of text, whose attention takes a matrix per head and row, that are judged at once."""
+"""Pictures, and what takes more memory each, that are judged at once: rows of text, whose attention takes a matrix per
+head and row, and pictures for detectors."""
 
 _WARM_UP_FRAC = 0.05
 _SAFE_CHANNELS = 16
@@ -40,6 +52,9 @@ Batch = dict[str, torch.Tensor]
 
 Objective = Callable[[nn.Module, Batch, torch.Tensor], torch.Tensor]
 """Gives the loss of a model on a batch and its labels. One that is a torch module itself is trained along."""
+
+Schedule = Callable[[int, int], float]
+"""Share of the peak learning rate at a step, counted from 0, of so many."""
 
 
 def trained(
@@ -96,13 +111,16 @@ def run_training(
     before_epoch: Callable[[int, nn.Module], None] | None = None,
     title: str | None = None,
     stop_after: int | None = None,
+    schedule: Schedule | None = None,
+    keep_last: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train ``module`` from the weights it has; see `tierwise.tasks.fine_tune`."""
     with torch.random.fork_rng(devices=[]), threads_set(threads):
         finished = load_weights(folder / "weights.safetensors")
         if finished is None:
-            pair = _Pair(module, cross_entropy if objective is None else objective)
+            pair = _Pair(module, _own_objective(task) if objective is None else objective)
             run = _Run(pair, task, spec, seed=seed, progress=progress, title=title or f"train {task.name}")
+            run.schedule, run.keep_last = schedule or _schedule, keep_last
             finished = run.to_the_end(folder / "training.safetensors", before_epoch, stop_after)
             save_weights(folder / "weights.safetensors", *finished)
             (folder / "training.safetensors").unlink(missing_ok=True)
@@ -142,6 +160,10 @@ def _lay_out(module: nn.Module) -> None:
             # Copied: for 1x1 weights both layouts pass for each other, and one that looks like channels last makes the
             # convolution choose it.
             parameter.data = parameter.data.clone(memory_format=layout)
+
+
+def _own_objective(task: Task) -> Objective:
+    return cross_entropy if task.boxes is None else detection_loss
 
 
 def cross_entropy(model: nn.Module, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
@@ -190,6 +212,8 @@ class _Run:
     def __init__(self, pair: _Pair, task: Task, spec: Training, *, seed: int, progress: Progress, title: str) -> None:
         self._module, self._task, self._spec, self._seed, self._progress = pair, task, spec, seed, progress
         self._title = title
+        self.schedule: Schedule = _schedule
+        self.keep_last = False
         self._bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and bfloat16_is_fast())
         self._feed = _Feed(task, task.splits["train"])
         self._check = _Feed(task, task.splits["validation"])
@@ -216,7 +240,7 @@ class _Run:
                     before_epoch(epoch, module.model)
                 self._epoch(epoch, optimiser, advance)
                 value = self._validate()
-                better = not state.history or value > max(state.history)
+                better = self.keep_last or not state.history or value > max(state.history)
                 weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
                 moments = {int(i): dict(entries) for i, entries in optimiser.state_dict()["state"].items()}
                 best = weights if better else state.best
@@ -244,6 +268,8 @@ class _Run:
 
     def _floor(self) -> float:
         """What always giving the same answer scores on the validation split; a model near it has learnt nothing."""
+        if self._task.boxes is not None:
+            return 0.0  # the same boxes on every picture find next to nothing
         labels = self._task.splits["validation"].labels
         one_hot = np.eye(len(self._task.labels))
         return max(score(self._task.metric, np.tile(row, (len(labels), 1)), labels) for row in one_hot)
@@ -262,10 +288,13 @@ class _Run:
             if len(labels) == 1 and self._epoch_steps > 1:
                 advance(1)  # a batch norm cannot learn from one item
                 continue
-            rate = spec.learning_rate * _schedule(epoch * self._epoch_steps + step, spec.epochs * self._epoch_steps)
+            rate = spec.learning_rate * self.schedule(epoch * self._epoch_steps + step, spec.epochs * self._epoch_steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            moved = {name: _augmented(tensor, spec, noise) for name, tensor in batch.items()}
+            if self._task.boxes is None:
+                moved = {name: _augmented(tensor, spec, noise) for name, tensor in batch.items()}
+            else:
+                moved, labels = with_boxes_moved(batch, labels, spec, noise)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16):
                 loss = self._module.loss(moved, labels).float()
             optimiser.zero_grad(set_to_none=True)
@@ -278,13 +307,14 @@ class _Run:
         self._module.eval()
         answers = []
         with torch.inference_mode():
-            size = _EVALUATION_ROWS if isinstance(self._task.encoding, TextInput) else _EVALUATION_BATCH
+            small = isinstance(self._task.encoding, TextInput) or self._task.boxes is not None
+            size = _EVALUATION_ROWS if small else _EVALUATION_BATCH
             for start in range(0, len(self._check), size):
                 indices = np.arange(start, min(start + size, len(self._check)))
                 # In float32, as the model will be deployed.
                 batch = _without_padding(self._check.batch(indices)[0], self._mask)
                 answers.append(forward(self._module.model, batch).float().numpy())
-        return score(self._task.metric, np.concatenate(answers), self._task.splits["validation"].labels)
+        return self._task.score(np.concatenate(answers), self._task.splits["validation"].labels)
 
 
 @final

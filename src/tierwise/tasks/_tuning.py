@@ -12,7 +12,7 @@ import msgspec
 from tierwise._errors import InputError, SpecError
 from tierwise.artifact import ImageInput, InputEncoding
 from tierwise.measure import Progress, usable_cpus
-from tierwise.tasks._spec import Bert, Roberta, Subject, Training
+from tierwise.tasks._spec import Bert, FastestDet, Roberta, Subject, Training
 from tierwise.tasks._start import open_start, started
 from tierwise.tasks._subject import build_subject
 from tierwise.tasks._task import Task
@@ -57,6 +57,8 @@ def fine_tune(
     before_epoch: Callable[[int, nn.Module], None] | None = None,
     title: str | None = None,
     threads: int | None = None,
+    schedule: Callable[[int, int], float] | None = None,
+    keep_last: bool = False,
 ) -> Tuned:
     """Train ``module`` on from its weights with the loop of the built-in subjects.
 
@@ -77,6 +79,8 @@ def fine_tune(
             must follow from the number alone.
         title: What the progress calls it.
         threads: Threads of torch; None lets the size of the task decide.
+        schedule: Share of the learning rate at a step, counted from 0, of so many; None is the loop's own.
+        keep_last: Keep the last epoch instead of the best, for losses that the metric does not show.
     """
     from tierwise.tasks._training import run_training
 
@@ -93,6 +97,8 @@ def fine_tune(
         objective=objective,
         before_epoch=before_epoch,
         title=title,
+        schedule=schedule,
+        keep_last=keep_last,
     )
     return Tuned(trained, tuple(remarks["history"]), remarks["seconds"])
 
@@ -133,6 +139,12 @@ def build_student(task: Task, subject: Subject) -> nn.Module:
         raise InputError(
             "the subject must take what the task sends",
             got=f"a {'text' if text else 'picture'} subject for {'pictures' if image else 'other inputs'}",
+            where=f"task {task.name!r}",
+        )
+    if (task.boxes is not None) != isinstance(subject, FastestDet):
+        raise InputError(
+            "a detector must be made smaller by a detector, and nothing else by one",
+            got=type(subject).__name__,
             where=f"task {task.name!r}",
         )
     own = task.subject

@@ -40,7 +40,8 @@ def check_operator(
     It must leave its input as it was, the torch model too; append its resolved spec (nothing left on "auto") to the
     history and keep earlier notes; hand on valid ONNX with the task's outputs and a free batch axis, and where it
     trains, the torch model it was exported from; answer near the model it was given; and give the same for the same
-    input. Where it is built in, `tierwise.operators.build` must find its result again instead of making another.
+    input. Where it codes a latent, the tables must be those of what its first segment makes. Where it is built in,
+    `tierwise.operators.build` must find its result again instead of making another.
 
     Args:
         spec: The operator, with small options: it is applied three times.
@@ -65,7 +66,7 @@ def check_operator(
     first = results[0]
     _must(model.SerializeToString(deterministic=True) == before, "leave the model it is given unchanged")
     _must(len(first.history) == 1 and type(first.history[0]) is type(spec), "append its spec to the history")
-    _must("auto" not in str(first.history[0]), "resolve what was left on auto in the history")
+    _must("'auto'" not in str(first.history[0]), "resolve what was left on auto in the history")
     _must(first.notes[:1] == ("given",), "keep the notes of operators before it")
     _must(first.training_s >= 0, "count its CPU seconds")
     _must(
@@ -78,6 +79,8 @@ def check_operator(
     _check_answers(work, parts, tolerance)
     if first.blueprint is not None:
         _check_module(first, given)
+    if first.crossing is not None:
+        _check_crossing(first)
     if operate is None:
         _check_build(spec, task, choose_cuts)
 
@@ -127,7 +130,31 @@ def _check_module(result: Work, given: dict[str, torch.Tensor] | None) -> None:
 
 
 def _serialised(work: Work) -> list[bytes]:
-    return [part.SerializeToString(deterministic=True) for part in (work.model, *work.segments)]
+    tables = [] if work.crossing is None else [work.crossing.tables]
+    return [*(part.SerializeToString(deterministic=True) for part in (work.model, *work.segments)), *tables]
+
+
+def _check_crossing(result: Work) -> None:
+    """The codec of a latent: its tables are those of what the first segment makes, and every rate is measured."""
+    from tierwise.capture import run
+    from tierwise.codecs import decode, encode
+    from tierwise.operators import codec_of
+
+    crossing, task = result.crossing, result.task
+    _must(crossing is not None and len(result.segments) == 2, "have two segments around a coded latent")
+    assert crossing is not None
+    feeds = task.tensors(task.splits["calibration"].head(3).items)
+    (name,) = [value.name for value in result.segments[0].graph.output]
+    latent = run(result.segments[:1], feeds)[name]
+    codec = codec_of(crossing)
+    rates = {rate.channels: rate.item_bytes for rate in crossing.rates}
+    _must(sorted(rates) == list(crossing.prefixes), "measure each rate of a coded latent")
+    _must(max(rates) == latent.shape[1], "be able to send all channels of a latent")
+    for channels in rates:
+        arrived = decode(codec, encode(codec, latent, channels))
+        _must(arrived.shape == latent.shape, "hand on tables that code what its first segment makes")
+        answers = run(result.segments[1:], {name: np.ascontiguousarray(arrived)})
+        _must(all(np.isfinite(array).all() for array in answers.values()), "answer from what arrives")
 
 
 def _check_answers(work: Work, parts: tuple[onnx.ModelProto, ...], tolerance: float) -> None:

@@ -10,7 +10,16 @@ from tierwise.wire._client import (
     ServerMetadata,
     status_of,
 )
+from tierwise.wire._credentials import (
+    CREDENTIALS_VARIABLE,
+    Credentials,
+    Keyring,
+    find_credentials,
+    is_local,
+    load_keyring,
+)
 from tierwise.wire._frames import Field, message_fields
+from tierwise.wire._limits import UNLIMITED, TensorLimits
 from tierwise.wire._messages import (
     METHODS,
     METRICS_PATH,
@@ -28,40 +37,61 @@ from tierwise.wire._rest import RestForm, rest_request, rest_response
 from tierwise.wire._rest_push import rest_push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
+from tierwise.wire._tls import ClientTls, ServerTls, certificate_problems, server_context, server_tls
+from tierwise.wire._tokens import Scope, Token, TokenBook, new_token, read_tokens, revoke_token
 from tierwise.wire._trace_context import TRACEPARENT, TraceContext
 
 __all__ = [
     "CHANNEL_OPTIONS",
+    "CREDENTIALS_VARIABLE",
     "METHODS",
     "METRICS_PATH",
     "TRACEPARENT",
+    "UNLIMITED",
+    "ClientTls",
+    "Credentials",
     "Exchange",
     "Field",
     "Framed",
     "InferTensor",
     "Inference",
     "InferenceClient",
+    "Keyring",
     "ModelMetadata",
     "ModelStatus",
     "Parameter",
     "Push",
     "RestForm",
+    "Scope",
     "ServerMetadata",
+    "ServerTls",
+    "TensorLimits",
+    "Token",
+    "TokenBook",
     "TraceContext",
+    "certificate_problems",
     "decode_push",
     "decode_request",
     "decode_response",
     "dtype_name",
+    "find_credentials",
     "from_message",
     "from_typed",
     "infer_request",
     "infer_response",
+    "is_local",
+    "load_keyring",
     "message_fields",
+    "new_token",
     "protocol",
     "read_parameters",
+    "read_tokens",
     "rest_push",
     "rest_request",
     "rest_response",
+    "revoke_token",
+    "server_context",
+    "server_tls",
     "status_of",
     "to_message",
     "write_parameters",

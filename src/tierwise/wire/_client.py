@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import BytesValue
 
-from tierwise._errors import InputError, RemoteError
+from tierwise._errors import InputError, RemoteError, SpecError
 from tierwise.artifact import TensorSpec
+from tierwise.wire._credentials import Credentials, find_credentials
 from tierwise.wire._messages import (
     METHODS,
     METRICS_PATH,
@@ -27,6 +29,7 @@ from tierwise.wire._messages import (
 )
 from tierwise.wire._push import Push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
+from tierwise.wire._tls import channel_credentials
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 _WINDOW_BYTES = 8 << 20
+_ADDRESS: Final = re.compile(r"unix:[^\0]+|(\[[0-9A-Fa-f:.%a-z]+\]|[^\s\0:/]+):\d{1,5}")
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Sizes are limited by the node itself, which can say what the limit is.
@@ -172,14 +176,20 @@ class InferenceClient:
     Args:
         address: ``host:port`` or ``unix:/path``.
         timeout_s: How long a call may take where it is not told otherwise.
+        credentials: How it is let in; None: as the environment says (`find_credentials`), if it does.
+
+    Raises:
+        SpecError: The address is of another form, or the credentials cannot be used.
 
     Every call raises `RemoteError` when the server cannot be reached, does not answer in time or answers an error; the
     message holds address, model, status and what the server said.
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 30.0, credentials: Credentials | None = None) -> None:
         self.address, self._timeout_s = address, timeout_s
-        self._channel = grpc.insecure_channel(address, options=_CLIENT_OPTIONS)
+        self._credentials = find_credentials(address) if credentials is None else credentials
+        self._channel = _channel(address, self._credentials)
+        self._metadata = _metadata(address, self._credentials)
         self._calls = {
             name: self._channel.unary_unary(path)  # bytes on both sides: encoding is timed here, not inside gRPC
             for name, (path, _, _) in METHODS.items()
@@ -203,7 +213,10 @@ class InferenceClient:
         request = protocol.ServerLiveRequest().SerializeToString()
         try:
             raw = self._calls["ServerLive"](
-                request, timeout=wait_s if wait_s > 0 else self._timeout_s, wait_for_ready=wait_s > 0
+                request,
+                timeout=wait_s if wait_s > 0 else self._timeout_s,
+                wait_for_ready=wait_s > 0,
+                metadata=self._metadata,
             )
         except grpc.RpcError:
             return False
@@ -342,7 +355,7 @@ class InferenceClient:
             received: bytes = self._calls[method](
                 sent,
                 timeout=self._timeout_s if timeout_s is None else timeout_s,
-                metadata=tuple(headers.items()) if headers else None,
+                metadata=(*self._metadata, *headers.items()) if headers else self._metadata,
             )
         except grpc.RpcError as error:
             raise self._remote_error(error, method, model) from error
@@ -357,11 +370,29 @@ class InferenceClient:
             grpc.StatusCode.UNAVAILABLE: "Check that a node runs at this address (`tierwise node --listen ...`)",
             grpc.StatusCode.DEADLINE_EXCEEDED: "Give it more time or look at the node's load",
             grpc.StatusCode.UNIMPLEMENTED: "The server must speak this part of the Open Inference Protocol v2",
+            grpc.StatusCode.UNAUTHENTICATED: "Give credentials for this address (--credentials FILE)",
+            grpc.StatusCode.PERMISSION_DENIED: "Ask with a token or certificate that may do this",
         }.get(code)
         about = f" for model {model!r}" if model is not None else ""
         return RemoteError(
             f"the node must answer {method}{about}", got=f"{code.name}: {details}", where=self.address, fix=fix
         )
+
+
+def _channel(address: str, credentials: Credentials | None) -> grpc.Channel:
+    # gRPC knows further forms, which reach resolvers and sockets that nobody meant.
+    if not _ADDRESS.fullmatch(address):
+        raise SpecError("an address must be HOST:PORT or unix:PATH", got=repr(address[:200]))
+    if credentials is None or credentials.tls is None or address.startswith("unix:"):
+        return grpc.insecure_channel(address, options=_CLIENT_OPTIONS)
+    tls = credentials.tls
+    named = () if tls.name is None else (("grpc.ssl_target_name_override", tls.name),)
+    return grpc.secure_channel(address, channel_credentials(tls), options=(*_CLIENT_OPTIONS, *named))
+
+
+def _metadata(address: str, credentials: Credentials | None) -> tuple[tuple[str, str], ...]:
+    token = None if credentials is None else credentials.token(address)
+    return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
 def _specs(tensors: Any) -> tuple[TensorSpec, ...]:

@@ -47,6 +47,9 @@ def message_fields(content: Buffer | mmap.mmap, start: int, end: int) -> Iterato
     while at < end:
         begin = at
         tag, at = _varint(content, at, end)
+        if not 8 <= tag < 1 << 32:
+            # Protobuf's own parsers drop the bits above: they would see another field than is seen here.
+            raise InputError("the bytes must be a message of the protocol", got=f"field {tag >> 3} at byte {begin}")
         match tag & 7:
             case 0:
                 first, (_, at) = at, _varint(content, at, end)

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from tierwise._errors import InputError
 from tierwise.wire._frames import Buffer, join_contents, split_contents
+from tierwise.wire._limits import UNLIMITED, TensorLimits
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, from_message, from_typed, to_message
 
@@ -83,10 +84,12 @@ class Framed:
     Attributes:
         message: A ``ModelInferRequest`` or ``ModelInferResponse`` without raw contents.
         contents: Raw contents of the message's tensors in their order; empty where the message holds typed ones.
+        limits: How large its tensors may be.
     """
 
     message: Any
     contents: tuple[Buffer, ...]
+    limits: TensorLimits = UNLIMITED
 
     def encode(self, *more: bytes) -> bytes:
         """The bytes that travel; ``more`` are further fields, encoded as a message of the same kind."""
@@ -97,9 +100,10 @@ class Framed:
         """The tensors by name, from raw or typed contents; they may share memory with the contents.
 
         Raises:
-            InputError: A name comes twice, contents are missing or do not fit datatype and shape.
+            InputError: A name comes twice, contents are missing or do not fit datatype and shape, or they are beyond
+                the limits.
         """
-        return _read(self.message.inputs if self._is_request else self.message.outputs, self.contents)
+        return _read(self.message.inputs if self._is_request else self.message.outputs, self.contents, self.limits)
 
     @property
     def _is_request(self) -> bool:
@@ -128,13 +132,19 @@ def infer_response(model: str, request_id: str, tensors: Mapping[str, npt.NDArra
     return Framed(message, _fill(message.outputs, tensors))
 
 
-def decode_request(content: bytes) -> Framed:
+def decode_request(content: bytes, limits: TensorLimits = UNLIMITED) -> Framed:
     """A request from its bytes; raw contents share their memory.
 
+    Args:
+        content: The bytes.
+        limits: How large its tensors may be.
+
     Raises:
-        InputError: The bytes are not such a message.
+        InputError: The bytes are not such a message, or it has too many tensors.
     """
-    return _decode(content, protocol.ModelInferRequest, _REQUEST_CONTENTS)
+    request = _decode(content, protocol.ModelInferRequest, _REQUEST_CONTENTS, limits)
+    limits.check_count(max(len(request.message.inputs), len(request.message.outputs)))
+    return request
 
 
 def decode_response(content: bytes) -> Framed:
@@ -143,19 +153,19 @@ def decode_response(content: bytes) -> Framed:
     Raises:
         InputError: As `decode_request`.
     """
-    return _decode(content, protocol.ModelInferResponse, _RESPONSE_CONTENTS)
+    return _decode(content, protocol.ModelInferResponse, _RESPONSE_CONTENTS, UNLIMITED)
 
 
-def _decode(content: bytes, kind: Any, number: int) -> Framed:
+def _decode(content: bytes, kind: Any, number: int, limits: TensorLimits) -> Framed:
     try:
         if len(content) < _SMALL_BYTES:
             message = kind.FromString(content)
             field = kind.DESCRIPTOR.fields_by_number[number].name
             contents: tuple[Buffer, ...] = tuple(getattr(message, field))
             message.ClearField(field)
-            return Framed(message, contents)
+            return Framed(message, contents, limits)
         rest, contents = split_contents(content, number)
-        return Framed(kind.FromString(rest), contents)
+        return Framed(kind.FromString(rest), contents, limits)
     except DecodeError as error:
         raise InputError(f"the bytes must be a {kind.DESCRIPTOR.name} ({error})") from error
 
@@ -169,13 +179,14 @@ def _fill(heads: Any, tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[Buffer, 
     return tuple(contents)
 
 
-def _read(heads: Any, contents: Sequence[Buffer]) -> dict[str, npt.NDArray[Any]]:
+def _read(heads: Any, contents: Sequence[Buffer], limits: TensorLimits) -> dict[str, npt.NDArray[Any]]:
     if len(contents) not in (0, len(heads)):
         raise InputError(f"raw contents must be given for all {len(heads)} tensors or none", got=len(contents))
     tensors: dict[str, npt.NDArray[Any]] = {}
     for i, head in enumerate(heads):
         if head.name in tensors:
             raise InputError("a tensor must be given once", where=head.name)
+        limits.check_tensor(head.name, head.datatype, head.shape, listed=not contents)
         if contents:
             tensors[head.name] = from_message(InferTensor(head.name, head.datatype, tuple(head.shape), contents[i]))
         elif "shared_memory_region" in head.parameters:

@@ -62,6 +62,8 @@ def decode_push(content: bytes) -> Push:
         if field.number == _PARAMETERS and field.delimited:
             named = _file(view, field.first, field.end)
             if named is not None:
+                if named[0] in files:
+                    raise InputError("a file must be sent once", got=repr(named[0][:200]))
                 files[named[0]] = named[1]
                 rest.append(view[kept : field.start])
                 kept = field.end

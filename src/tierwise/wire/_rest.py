@@ -14,6 +14,7 @@ import msgspec
 
 from tierwise._errors import InputError
 from tierwise.wire._frames import Buffer
+from tierwise.wire._limits import UNLIMITED, TensorLimits
 from tierwise.wire._messages import Framed, Parameter, read_parameters, write_parameters
 from tierwise.wire._rest_tensors import from_json, to_json
 from tierwise.wire._stubs import open_inference_pb2 as protocol
@@ -62,7 +63,9 @@ class RestForm:
     each: Mapping[str, bool] = field(default_factory=dict)
 
 
-def rest_request(model: str, version: str, body: bytes, json_bytes: int | None) -> tuple[Framed, RestForm]:
+def rest_request(
+    model: str, version: str, body: bytes, json_bytes: int | None, limits: TensorLimits = UNLIMITED
+) -> tuple[Framed, RestForm]:
     """A request from its body.
 
     Args:
@@ -70,6 +73,7 @@ def rest_request(model: str, version: str, body: bytes, json_bytes: int | None) 
         version: Its version from the path, or empty.
         body: JSON, and binary contents behind it.
         json_bytes: Length of the JSON (``Inference-Header-Content-Length``); None: all of the body.
+        limits: How large its tensors may be.
 
     Returns:
         The request as gRPC would have brought it, and how the answer shall be written.
@@ -88,6 +92,7 @@ def rest_request(model: str, version: str, body: bytes, json_bytes: int | None) 
         asked = _ASKED.decode(view[:end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the body must be JSON of an inference request ({error})") from error
+    limits.check_count(max(len(asked.inputs), len(asked.outputs)))
     message = protocol.ModelInferRequest(model_name=model, model_version=version)
     message.id = _text(asked.id)
     form = _form(asked)
@@ -102,7 +107,7 @@ def rest_request(model: str, version: str, body: bytes, json_bytes: int | None) 
         size = head.parameters.pop("binary_data_size", None)
         _write(entry.parameters, head.parameters, head.name)
         if size is None:
-            contents.append(_from_data(head))
+            contents.append(_from_data(head, limits))
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - at:
             raise InputError(
@@ -116,14 +121,16 @@ def rest_request(model: str, version: str, body: bytes, json_bytes: int | None) 
         at += size
     if at != len(body):
         raise InputError("all bytes behind the JSON must belong to a tensor", got=f"{len(body) - at} more")
-    return Framed(message, tuple(contents)), form
+    return Framed(message, tuple(contents), limits), form
 
 
-def _from_data(head: _Head) -> Buffer:
+def _from_data(head: _Head, limits: TensorLimits) -> Buffer:
     if "shared_memory_region" in head.parameters:
         raise InputError("contents must be in the request: shared memory is not offered", where=head.name)
     if isinstance(head.data, msgspec.UnsetType):
         raise InputError("a tensor must have data, or binary_data_size among its parameters", where=head.name)
+    limits.check_tensor(head.name, head.datatype, head.shape, listed=True)
+    limits.check_json(head.name, head.data)
     return to_message(head.name, from_json(head.name, head.datatype, head.shape, head.data)).raw
 
 

@@ -146,8 +146,11 @@ def _unpack(tensor: InferTensor, count: int) -> list[bytes]:
             )
         elements.append(bytes(raw[start:end]))
         at = end
+        if len(elements) > count:  # there may be a great many more
+            break
     if len(elements) != count:
-        raise InputError(f"BYTES {list(tensor.shape)} must hold {count} elements", got=len(elements), where=tensor.name)
+        got = len(elements) if len(elements) < count else "more"
+        raise InputError(f"BYTES {list(tensor.shape)} must hold {count} elements", got=got, where=tensor.name)
     return elements
 
 

@@ -1,0 +1,181 @@
+"""A coded latent between two nodes: frames on the wire, the same answers everywhere, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tierwise._errors import ArtifactError, InputError, RemoteError
+from tierwise.artifact import Artifact, Boundary, Rate, TensorInput, open_artifact, read_files
+from tierwise.codecs import (
+    AffineCodec,
+    AffineTables,
+    ChannelTable,
+    PriorTables,
+    calibrated,
+    encode,
+    read_frame,
+    write_affine,
+    write_prior,
+)
+from tierwise.runtime import Executor, Pipeline, Placed, Share, deploy
+from tierwise.runtime._seal import seal_at
+from tierwise.wire import InferenceClient
+
+from .conftest import BIAS, H, X, Y, chain_parts
+
+Inputs = dict[str, Any]
+RATES = (
+    Rate(channels=2, item_bytes=15.0, metric="accuracy", value=0.5),
+    Rate(channels=6, item_bytes=19.0, metric="accuracy", value=0.75),
+)
+TABLES = AffineTables(8, (0.0,) * 6, (0.02,) * 6)
+
+
+def coded(directory: Path, make: Callable[..., Artifact], tables: bytes, codec: str, scale: float = 1.0) -> Artifact:
+    """`chain`, the tensor ``h`` behind its first segment coded."""
+    boundary = Boundary(tensor="h", codec=codec, tables="t.bin", rates=RATES, encoder_bits=768)  # type: ignore[arg-type]
+    (content, first), *rest = chain_parts(scale)
+    parts = [(content, msgspec.structs.replace(first, boundary=boundary)), *rest]
+    return make(directory, parts, TensorInput(tensors=(X, BIAS)), (Y,), **{"t.bin": tables})
+
+
+@pytest.fixture(scope="module")
+def affine(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Artifact:
+    from .conftest import make_artifact
+
+    return coded(tmp_path_factory.mktemp("coded") / "a", make_artifact, write_affine(TABLES), "affine")
+
+
+@pytest.fixture(scope="module")
+def nodes(start_node: Callable[..., Any]) -> list[Any]:
+    return [start_node(tier) for tier in ("mobile", "cloud")]
+
+
+def split(nodes: list[Any], name: str, artifact: Artifact, channels: int | None = None) -> Pipeline:
+    head = Share(segments=(0, 1), forward=nodes[1].tcp, channels=channels)
+    deploy(artifact, name, [Placed(control=n.unix, share=s) for n, s in zip(nodes, (head, TAIL), strict=True)])
+    return Pipeline(nodes[0].unix, name, artifact.manifest.input)
+
+
+TAIL = Share(segments=(1, 3))
+
+
+def test_one_process_and_two_nodes_answer_alike(nodes: list[Any], affine: Artifact, inputs: Inputs) -> None:
+    expected = Executor(affine).run(inputs)["y"]
+    with split(nodes, "coded", affine) as pipeline:
+        reply = pipeline.infer(inputs)
+    np.testing.assert_array_equal(reply.outputs["y"], expected)
+    assert reply.path == ("mobile", "cloud")
+
+
+def test_the_codec_shows_in_the_answer(
+    affine: Artifact, chain: Artifact, inputs: Inputs, directly: Callable[..., Any]
+) -> None:
+    got, exact = Executor(affine).run(inputs)["y"], directly(chain, inputs)
+    assert 0 < np.abs(got - exact).max() < 0.2
+
+
+def test_what_crosses_is_a_frame(affine: Artifact) -> None:
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    latent = np.abs(np.random.default_rng(0).normal(size=(1, 6))).astype(np.float32)
+    sent = seal.close({"h": latent})["h"]
+    frame = read_frame(sent.tobytes())
+    assert (sent.dtype, frame.shape, len(frame.payload)) == (np.uint8, (1, 6), 6)
+    few = read_frame(seal.close({"h": latent}, 2)["h"].tobytes())
+    assert (few.shape, len(few.payload)) == ((1, 2), 2)
+    arrived = seal.open(seal.close({"h": latent}, 2))["h"]
+    assert arrived.shape == latent.shape
+    assert not arrived[:, 2:].any(), "what is not sent is the low end"
+
+
+def test_fewer_channels_take_fewer_bytes(nodes: list[Any], affine: Artifact, inputs: Inputs) -> None:
+    with split(nodes, "all", affine) as pipeline:
+        whole = pipeline.infer(inputs)
+    with split(nodes, "all", affine, channels=2) as pipeline:
+        part = pipeline.infer(inputs)
+    assert whole.bytes_up - part.bytes_up == 2 * (6 - 2), "two items, four channels of one byte each"
+    assert np.abs(whole.outputs["y"] - part.outputs["y"]).max() > 0
+
+
+def test_a_tail_of_another_artifact_refuses(
+    nodes: list[Any], affine: Artifact, tmp_path: Path, make: Callable[..., Artifact], inputs: Inputs
+) -> None:
+    other = coded(tmp_path / "b", make, write_affine(TABLES), "affine", scale=-2.0)
+    for node, artifact, share in (
+        (nodes[1], other, TAIL),
+        (nodes[0], affine, Share(segments=(0, 1), forward=nodes[1].tcp)),
+    ):
+        with InferenceClient(node.unix) as client:
+            client.load("mixed", msgspec.json.encode(share), read_files(artifact), 30.0)
+    with (
+        Pipeline(nodes[0].unix, "mixed", affine.manifest.input) as pipeline,
+        pytest.raises(RemoteError, match="a frame must come from the codec and the tables"),
+    ):
+        pipeline.infer(inputs)
+
+
+def test_a_node_refuses_rates_that_there_are_not(nodes: list[Any], affine: Artifact, chain: Artifact) -> None:
+    with pytest.raises(RemoteError, match=r"channels sent must be one of \[2, 6\]"):
+        split(nodes, "odd", affine, channels=3)
+    with pytest.raises(RemoteError, match="sends no coded latent"):
+        split(nodes, "plain", chain, channels=2)
+
+
+def test_tables_of_another_latent_are_refused_at_load(tmp_path: Path, make: Callable[..., Artifact]) -> None:
+    narrow = write_affine(calibrated(np.zeros((2, 3), np.float32), 8))
+    with pytest.raises(ArtifactError, match="tables of a codec must be those of the latent"):
+        Executor(coded(tmp_path / "a", make, narrow, "affine"))
+    with pytest.raises(ArtifactError, match="must be as they were written"):
+        Executor(coded(tmp_path / "b", make, b"nothing", "prior"))
+
+
+def test_missing_tables_are_refused_at_load(tmp_path: Path, affine: Artifact) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(affine.directory, copy)
+    manifest = copy / "manifest.json"
+    read = msgspec.json.decode(manifest.read_bytes())
+    read["files"] = [entry for entry in read["files"] if entry["name"] != "t.bin"]
+    manifest.write_bytes(msgspec.json.encode(read))
+    (copy / "t.bin").unlink()
+    with pytest.raises(ArtifactError, match="tables of a codec must be among the artifact's files"):
+        Executor(open_artifact(copy))
+
+
+def test_what_is_no_frame_is_refused(affine: Artifact) -> None:
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    for tensors in ({}, {"h": np.zeros((1, 6), np.float32)}):
+        with pytest.raises(InputError, match="must come as the bytes of a frame"):
+            seal.open(tensors)
+    wide = np.frombuffer(encode(AffineCodec(TABLES), np.zeros((1, 6, 2), np.float32)), np.uint8)
+    with pytest.raises(InputError, match=r"a frame must hold items of shape \[6\]"):
+        seal.open({"h": wide})
+    with pytest.raises(InputError, match="the bytes must be a frame"):
+        seal.open({"h": np.zeros(40, np.uint8)})
+
+
+def test_a_prior_travels_with_the_artifact(
+    nodes: list[Any], tmp_path: Path, make: Callable[..., Artifact], inputs: Inputs
+) -> None:
+    table = ChannelTable(0.0, 0, (1 << 15, 1 << 14, 1 << 14))
+    artifact = coded(tmp_path / "a", make, write_prior(PriorTables((table,) * 6)), "prior")
+    expected = Executor(artifact).run(inputs)["y"]
+    with split(nodes, "prior", artifact) as pipeline:
+        np.testing.assert_array_equal(pipeline.infer(inputs).outputs["y"], expected)
+
+
+def test_the_codec_of_tables_is_the_one_of_the_room(affine: Artifact) -> None:
+    latent = np.abs(np.random.default_rng(0).normal(size=(3, 6))).astype(np.float32)
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    payload = read_frame(seal.close({"h": latent})["h"].tobytes()).payload
+    assert payload == AffineCodec(TABLES).pack(latent)[0]
+    assert H.shape == (-1, 6)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tierwise._config import loads_toml
+from tierwise._errors import InputError, SpecError
+from tierwise.artifact import Detections
+from tierwise.capture import cut_points, export, read_graph
+from tierwise.measure import Silent
+from tierwise.operators import Partition, build, parse_chain
+from tierwise.runtime import Executor
+from tierwise.tasks import (
+    SPLITS,
+    BoxScores,
+    DetectionTask,
+    FastestDet,
+    Task,
+    TaskSpec,
+    Training,
+    VehicleBoxes,
+    YoloFolders,
+    load_task,
+    score,
+)
+from tierwise.tasks._box_augmentation import with_boxes_moved
+from tierwise.tasks._detection_loss import _targets, detection_loss, generalised_overlaps
+from tierwise.tasks._fastestdet import FastestDetNet, load_coco_weights
+from tierwise.tasks._source import Source
+
+pytest.importorskip("pycocotools")
+
+SMALL = Training(epochs=1, batch=8, learning_rate=2e-3, flip=True, shift_pixels=4, precision="float32")
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> YoloFolders:
+    """Folders of noisy pictures with one bright square each."""
+    root = tmp_path_factory.mktemp("squares")
+    generator = np.random.default_rng(0)
+    for split, count in zip(SPLITS, (24, 4, 8, 8), strict=True):
+        for folder in ("images", "labels"):
+            (root / split / folder).mkdir(parents=True)
+        for i in range(count):
+            pixels = generator.integers(0, 60, (64, 96, 3), dtype=np.uint8)
+            size = int(generator.integers(16, 32))
+            x, y = int(generator.integers(0, 96 - size)), int(generator.integers(0, 64 - size))
+            pixels[y : y + size, x : x + size] = (250, 200, 40)
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "JPEG", quality=92)
+            (root / split / "images" / f"{i}.jpg").write_bytes(file.getvalue())
+            line = f"0 {(x + size / 2) / 96} {(y + size / 2) / 64} {size / 96} {size / 64}"
+            (root / split / "labels" / f"{i}.txt").write_text(line)
+    return YoloFolders(**{name: str(root / name) for name in SPLITS}, labels=("square",))
+
+
+def detector(squares: YoloFolders, **changes: object) -> DetectionTask:
+    spec = DetectionTask(data=squares, subject=FastestDet(width=16), training=SMALL, pixels=96)
+    changed: DetectionTask = msgspec.structs.replace(spec, **changes)
+    return changed
+
+
+def test_squares_are_learnt_resumed_and_answered_alike_by_an_artifact(squares: YoloFolders, tmp_path: Path) -> None:
+    training = msgspec.structs.replace(SMALL, epochs=30, batch=4, shift_pixels=0, learning_rate=4e-3)
+    spec = detector(squares, training=training)
+    task = load_task(spec, tmp_path, threads=1)
+    assert task.model is not None
+    net = task.model(Silent())
+    inputs, labels = next(task.batches("test", 8))
+    with torch.inference_mode():
+        raw = net(torch.from_numpy(inputs["input"])).numpy()
+    assert BoxScores(_answer(task, raw), labels).map50 > 0.5
+    artifact = build(task, parse_chain("identity"), tmp_path)
+    assert artifact.manifest.boxes == task.boxes
+    made = Executor(artifact, threads=1).run(inputs)["detections"]
+    np.testing.assert_allclose(made, _answer(task, raw), atol=2e-3)
+    assert score("map", made, labels) == pytest.approx(task.score(raw, labels), abs=0.05)
+    cut = build(task, (Partition(cut="backbone.stage2.2/Concat"),), tmp_path)
+    assert len(cut.manifest.segments) == 2
+    np.testing.assert_allclose(Executor(cut, threads=1).run(inputs)["detections"], made, atol=1e-4)
+    with pytest.raises(InputError, match="must know boxes"):
+        build(task, parse_chain("prune"), tmp_path)
+
+
+def _answer(task: Task, raw: np.ndarray) -> np.ndarray:
+    from tierwise.artifact import detect
+
+    assert task.boxes is not None
+    return detect(task.boxes, raw)
+
+
+def test_a_stopped_training_reaches_the_same_weights(squares: YoloFolders, tmp_path: Path) -> None:
+    from tierwise.tasks._training import trained
+
+    spec = detector(squares, training=msgspec.structs.replace(SMALL, epochs=2))
+    task = load_task(spec, tmp_path)
+    assert task.training is not None
+
+    def train(folder: str, stop_after: int | None = None) -> torch.nn.Module:
+        return trained(
+            lambda: FastestDetNet(FastestDet(width=16), classes=1), task, task.training, seed=0,
+            folder=tmp_path / folder, progress=Silent(), threads=1, stop_after=stop_after,
+        )  # fmt: skip
+
+    straight = train("a")
+    with pytest.raises(KeyboardInterrupt):
+        train("b", stop_after=1)
+    for name, tensor in train("b").state_dict().items():
+        torch.testing.assert_close(tensor, straight.state_dict()[name], rtol=0, atol=0)
+
+
+def test_a_leak_is_refused(squares: YoloFolders, tmp_path: Path) -> None:
+    leaking = msgspec.structs.replace(squares, test=squares.validation)
+    task = load_task(detector(leaking), tmp_path)
+    with pytest.raises(InputError, match="no item may be in two splits"):
+        _ = task.splits["train"]
+
+
+def test_fingerprints_follow_what_decides(squares: YoloFolders, tmp_path: Path) -> None:
+    spec = detector(squares)
+    first = load_task(spec, tmp_path).fingerprint
+    assert load_task(spec, tmp_path).fingerprint == first
+    for change in ({"seed": 1}, {"pixels": 64}, {"fit": "stretch"}, {"subject": FastestDet(width=20)}):
+        assert load_task(msgspec.structs.replace(spec, **change), tmp_path).fingerprint != first, change
+
+
+def test_it_is_asked_for_in_toml() -> None:
+    class Asked(msgspec.Struct):
+        task: TaskSpec
+
+    text = '[task]\nkind = "detection"\ndata = {kind = "vehicles", name = "traffic-vehicles"}\n'
+    text += 'subject = {family = "fastestdet", start = "coco"}\n'
+    wanted = DetectionTask(data=VehicleBoxes(name="traffic-vehicles"), subject=FastestDet(start="coco"))
+    assert loads_toml(text, Asked, where="here").task == wanted
+
+
+def test_boxes_move_with_their_picture() -> None:
+    labels = torch.zeros(6, 2, 6)
+    labels[:, :, 4] = -1
+    pictures = torch.zeros(6, 1, 64, 64)
+    for i in range(6):
+        pictures[i, 0, 12:32, 20 + i : 44 + i] = 1
+        labels[i, 0] = torch.tensor([(20 + i) / 64, 12 / 64, (44 + i) / 64, 32 / 64, 0, 0])
+    spec = msgspec.structs.replace(SMALL, shift_pixels=6)
+    moved, boxes = with_boxes_moved({"x": pictures}, labels, spec, np.random.default_rng(1))
+    assert not torch.allclose(boxes, labels)
+    for picture, box in zip(moved["x"][:, 0], boxes[:, 0], strict=True):
+        if box[5] == 0:
+            rows, columns = (picture > 0.5).nonzero().unbind(1)
+            seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box[:4] * 64, torch.stack(seen).float(), atol=1.2)
+    assert (boxes[:, 1, 4] == -1).all()
+
+
+def test_cells_belong_to_the_boxes_they_reach() -> None:
+    labels = torch.full((1, 3, 6), -1.0)
+    labels[0, 0] = torch.tensor([0.12, 0.12, 0.92, 0.92, 0, 0])  # centre (2.08, 2.08) of 4 cells
+    labels[0, 1] = torch.tensor([0.42, 0.42, 0.62, 0.62, 1, 0])  # the same centre, smaller
+    labels[0, 2] = torch.tensor([0.0, 0.0, 0.2, 0.2, 0, 1])  # a crowd
+    wanted, asked, cells = _targets(labels, 4, 4)
+    assert sorted(zip(*(axis.tolist() for axis in cells[1:]), strict=True)) == [(2, 2), (2, 3), (3, 2), (3, 3)]
+    assert (wanted[:, 4] == 1).all()
+    assert asked[0, 0, 0] == 0
+    assert asked.sum() == 15
+
+
+def test_generalised_overlap_falls_with_the_distance() -> None:
+    one = torch.tensor([[0.0, 0.0, 0.2, 0.2]]).expand(3, 4)
+    others = torch.tensor([[0.0, 0.0, 0.2, 0.2], [0.3, 0.0, 0.5, 0.2], [0.8, 0.8, 1.0, 1.0]])
+    overlap, generalised = generalised_overlaps(one, others)
+    assert overlap.tolist() == pytest.approx([1, 0, 0])
+    assert generalised.tolist() == pytest.approx([1, -0.2, 2 * 0.04 - 1], abs=1e-5)
+
+
+def test_the_loss_of_pictures_without_boxes_is_finite_and_teaches() -> None:
+    net = FastestDetNet(FastestDet(width=16), classes=2)
+    labels = torch.full((2, 1, 6), -1.0)
+    loss = detection_loss(net, {"x": torch.rand(2, 3, 64, 64)}, labels)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert net.detect_head.obj_layers.conv5x5[3].weight.grad.abs().sum() > 0  # type: ignore[index, union-attr]
+
+
+def test_cuts_of_the_backbone() -> None:
+    net = FastestDetNet(FastestDet(width=16), classes=1).eval()
+    graph = read_graph(export(net, {"input": torch.rand(2, 3, 96, 96)}, ("cells",)))
+    cuts = cut_points(graph)
+    shapes = [cut.tensor.shape[1:] for cut in cuts]
+    assert (32, 12, 12) in shapes  # the end of the first stage
+    assert any(shape[1:] == (6, 6) for shape in shapes)  # behind the join
+
+
+def test_the_published_weights_answer_like_the_published_file(data_root: Path, tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    path = data_root / "weights_fastestdet" / "example" / "onnx-runtime" / "FastestDet.onnx"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in TIERWISE_DATA")
+    net = FastestDetNet(FastestDet(), classes=80)
+    load_coco_weights(net, Source(tmp_path, Silent()))
+    pictures = torch.rand(1, 3, 352, 352, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        own = net.eval()(pictures).numpy()
+    session = ort.InferenceSession(str(path))
+    theirs = session.run(None, {session.get_inputs()[0].name: pictures.numpy()})[0]
+    np.testing.assert_allclose(own, theirs, atol=2e-4)
+    with pytest.raises(InputError, match="width of 24"):
+        load_coco_weights(FastestDetNet(FastestDet(width=32), classes=80), Source(tmp_path, Silent()))
+
+
+@pytest.mark.parametrize("name", ["traffic-vehicles", "emergency-vehicles"])
+def test_no_scene_or_double_is_on_two_sides(data_root: Path, tmp_path: Path, name: str) -> None:
+    from tierwise.tasks._vehicles import _DUPLICATE, read_vehicles
+
+    if not (data_root / name.replace("-", "_")).is_dir():
+        pytest.skip(f"{name} is not in TIERWISE_DATA")
+    source = Source(tmp_path, Silent())
+    splits = read_vehicles(name, source, keep_suspects=True)  # type: ignore[arg-type]
+    side = {one.name: split for split, pictures in splits.items() for one in pictures}
+    assert all(len(splits[split]) >= 10 for split in SPLITS)
+    if name == "traffic-vehicles":
+        videos: dict[str, set[str]] = {}
+        for stem, split in side.items():
+            videos.setdefault(stem.split("_mp4")[0], set()).add(split.replace("calibration", "train"))
+        assert len(videos) == 18
+        assert all(len(sides) == 1 for sides in videos.values())
+        for places in (("1", "6"), ("8", "test", "test2"), ("3", "13"), ("12", "14")):
+            assert len({next(iter(videos[video])) for video in places}) == 1
+        return
+    listed = (data_root / "emergency_vehicles" / "suspect_labels.tsv").read_text().splitlines()
+    pairs = [line.split("\t") for line in listed if _DUPLICATE in line]
+    assert len(pairs) == 77
+    for path, remark in pairs:
+        assert side[Path(path).stem] == side[Path(remark.strip().removeprefix(_DUPLICATE)).stem]
+    fewer = read_vehicles(name, source)  # type: ignore[arg-type]
+    suspects = {Path(line.split("\t")[0]).stem for line in listed if _DUPLICATE not in line}
+    kept = {one.name for pictures in fewer.values() for one in pictures}
+    assert kept == set(side) - suspects
+    # The ambulances are those whose names say so: the file of class names has them the wrong way round.
+    first = [one.boxes for one in fewer["train"] if one.name.startswith("ambulance") and len(one.boxes)]
+    largest = [boxes[np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1).argmax()] for boxes in first]
+    assert np.mean([box[4] == 0 for box in largest]) > 0.95
+
+
+def test_a_brought_detector_says_what_it_needs(data_root: Path, tmp_path: Path) -> None:
+    path = data_root / "weights_fastestdet" / "example" / "onnx-runtime" / "FastestDet.onnx"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in TIERWISE_DATA")
+    spec = DetectionTask(data=VehicleBoxes(name="emergency-vehicles"), onnx=str(path), one_class=True)
+    with pytest.raises(SpecError, match="how its output becomes boxes"):
+        load_task(spec, tmp_path)
+    classes = tuple(0 if i in (2, 3, 5, 7) else -1 for i in range(80))
+    boxes = Detections(tensor="758", layout="grid", classes=classes)
+    task = load_task(msgspec.structs.replace(spec, boxes=boxes), tmp_path)
+    artifact = build(task, parse_chain("identity"), tmp_path)
+    executor = Executor(artifact, threads=1)
+    chosen = task.splits["validation"].head(12)
+    answers = np.concatenate([executor.run(task.tensors([item]))["detections"] for item in chosen.items])
+    # A detector of COCO's cars and lorries finds most of these large vehicles.
+    assert score("map50", answers, chosen.labels) > 0.6
+    with pytest.raises(SpecError, match="those of the task"):
+        load_task(msgspec.structs.replace(spec, boxes=msgspec.structs.replace(boxes, classes=(1,) * 80)), tmp_path)
