@@ -62,7 +62,7 @@ def test_packed_files_are_unpacked(tmp_path: Path) -> None:
     assert import_evidence(*packed).deployments == import_evidence(*plain).deployments
     for damaged in (packed[0].read_bytes()[:-9], plain[0].read_bytes(), b"\x1f\x8b\x08" + bytes(20)):
         packed[0].write_bytes(damaged)
-        with pytest.raises(InputError, match=r"packed with gzip .*latency\.csv\.gz\. Pack it again"):
+        with pytest.raises(InputError, match=r"latency\.csv\.gz: .*packed with gzip .*Pack it again"):
             import_evidence(*packed)
 
 
