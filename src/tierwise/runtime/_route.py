@@ -104,7 +104,15 @@ class Route:
         if spec.node is None or spec.model is None:
             self._asked = InProcess(Path(spec.artifact or "."))
         else:
-            self._asked = Pipeline(spec.node, spec.model, encoding, over_link=spec.over_link, credentials=credentials)
+            self._asked = Pipeline(
+                spec.node,
+                spec.model,
+                spec.input or encoding,
+                over_link=spec.over_link,
+                credentials=credentials,
+                channels=spec.channels,
+                picture=None if spec.picture is None else (spec.picture.kind, spec.picture.quality),
+            )
         self._breaker = Breaker(breaker, draw)
         self._forecast = Forecast(link)
         self._learnt = self._answered = self._failed = self._overdue = 0

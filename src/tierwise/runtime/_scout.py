@@ -25,6 +25,9 @@ from tierwise.wire import InferenceClient, infer_request
 __all__ = ["Scout"]
 
 _TICK_S = 0.05
+# A probe may take this share of a link's time: on a slow one the usual size would leave no room for requests.
+_PROBE_FRAC = 0.1
+_LEAST_PROBE_BYTES = 1024
 
 
 @final
@@ -101,9 +104,14 @@ class Scout:
             return  # it is down; trials find out when it is back
         with self._lock:
             idle = now_ns - self._links[name].rated_ns >= wait_ns
+            up_bps = self._links[name].facts.up_bps
         self._busy.add(name)
         self._probed_ns[name] = now_ns
-        self._pool.submit(self._probe, name, (0, self._spec.probe_bytes) if idle else (0,))
+        most_bytes = self._spec.probe_bytes
+        if up_bps is not None:
+            bearable_bytes = round(_PROBE_FRAC * self._spec.probe_s * up_bps / 8)
+            most_bytes = min(most_bytes, max(_LEAST_PROBE_BYTES, bearable_bytes))
+        self._pool.submit(self._probe, name, (0, most_bytes) if idle else (0,))
 
     def _probe(self, name: str, sizes: tuple[int, ...]) -> None:
         """Messages of some sizes there, nothing back. The small one also keeps the round trip of a busy link known."""
