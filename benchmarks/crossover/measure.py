@@ -26,8 +26,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from two_nodes import Request, Site, site
 from subjects import Pixels, Strategy, facts, pictures_of, strategies, task_in
+from two_nodes import Request, Site, site
 
 from tierwise.measure import read_environment
 from tierwise.testbed import TunMeans

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tierwise.artifact import Artifact, ImageInput, Preprocessor, read_files, to_payload, write_artifact
+from tierwise.artifact import Artifact, ImageInput, Preprocessor, open_artifact, read_files, to_payload, write_artifact
 from tierwise.codecs import (
     AffineCodec,
     Codec,
@@ -24,7 +24,7 @@ from tierwise.codecs import (
     read_prior,
 )
 from tierwise.measure import Silent
-from tierwise.operators import Bottleneck, Identity, Partition, build
+from tierwise.operators import Bottleneck, Identity, Lesson, Partition, build
 from tierwise.runtime import Executor
 from tierwise.tasks import BuiltinTask, Task, Training, load_task
 
@@ -34,7 +34,8 @@ TASK = BuiltinTask(
     train_items=2000,
     training=Training(epochs=2, optimiser="sgd", learning_rate=0.2, weight_decay=5e-4, flip=True, shift_pixels=4),
 )
-EPOCHS_FRAC = 0.1
+_FEATURES = Lesson(features="cut", epochs=1, batch=32, train_frac=0.5)
+_BITS = Lesson(features="cut", rate=0.64, codec="noise", epochs=1, batch=32, train_frac=0.5)
 # Behind the second of three stages: 64 x 32 x 32.
 CUT = "relu_4"
 CHANNELS = (3, 6, 12)
@@ -44,9 +45,9 @@ OPERATORS = {
     "partition": Partition(cut=CUT),
     "partition-uint8": Partition(cut=CUT, boundary="uint8"),
     "bottleneck": Bottleneck(
-        preset="ghnd", cut=CUT, channels=CHANNELS[-1], stride=8, prefixes=CHANNELS[:-1], epochs_frac=EPOCHS_FRAC
+        preset="ghnd", cut=CUT, channels=CHANNELS[-1], stride=8, prefixes=CHANNELS[:-1], lessons=(_FEATURES,)
     ),
-    "entropic-student": Bottleneck(preset="entropic-student", cut=CUT, stride=8, epochs_frac=EPOCHS_FRAC),
+    "entropic-student": Bottleneck(preset="entropic-student", cut=CUT, stride=8, lessons=(_BITS,)),
 }
 
 Pixels = npt.NDArray[np.uint8]
@@ -102,8 +103,9 @@ def task_in(folder: Path) -> Task:
 
 
 def pictures_of(task: Task, split: str) -> list[Pixels]:
-    """A split as a camera would give it."""
-    return [decode_picture(item) for item in task.splits[split].items]
+    """A split as a camera would give it, in three colours; a few of the files hold grey pictures."""
+    pixels = [decode_picture(item) for item in task.splits[split].items]
+    return [np.stack([one] * 3, axis=2) if one.ndim == 2 else one for one in pixels]
 
 
 def strategies(task: Task, folder: Path) -> Iterator[Strategy]:
@@ -125,8 +127,6 @@ def strategies(task: Task, folder: Path) -> Iterator[Strategy]:
 def fed_with(artifact: Artifact, encoding: Literal["uint8", "jpeg"], directory: Path) -> Artifact:
     """The artifact for a device that hands on pixels, or files."""
     if directory.exists():
-        from tierwise.artifact import open_artifact
-
         return open_artifact(directory)
     manifest = artifact.manifest
     assert isinstance(manifest.input, ImageInput)

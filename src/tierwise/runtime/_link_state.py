@@ -11,6 +11,7 @@ __all__ = ["LinkFacts", "LinkState"]
 
 # A message of more teaches a rate. One of less does too where carrying it takes longer than the round trip.
 _BULK_BYTES = 4096
+_LEAST_BYTES, _LONGER = 1024, 1.5
 # Two exchanges in a row that take more than twice, or less than half of what was expected: it is another link now.
 _STEP = 2.0
 _STEP_RUN = 2
@@ -83,7 +84,7 @@ class LinkState:
     def observe(self, bytes_up: int, bytes_down: int, seconds: float, now_ns: int) -> None:
         """Learn from an exchange that spent ``seconds`` on the link, both ways together."""
         expected_s = self.seconds(bytes_up, bytes_down)
-        bulk = self._is_bulk(bytes_up, bytes_down)
+        bulk = self._is_bulk(bytes_up, bytes_down, seconds)
         if expected_s is not None:
             self._spread_s.observe(abs(seconds - expected_s), now_ns)
             self._note_step(seconds, expected_s, bulk=bulk)
@@ -105,11 +106,16 @@ class LinkState:
         else:
             self._down_s.observe(left_s / (8 * bytes_down), now_ns)
 
-    def _is_bulk(self, bytes_up: int, bytes_down: int) -> bool:
+    def _is_bulk(self, bytes_up: int, bytes_down: int, seconds: float) -> bool:
         if bytes_up + bytes_down >= _BULK_BYTES:
             return True
+        if self._rtt_s.mean is None:
+            return False
+        if self._up_s.mean is None:
+            # Nothing is known of the rate: what takes much longer than the round trip is being carried.
+            return bytes_up + bytes_down >= _LEAST_BYTES and seconds > _LONGER * self._rtt_s.mean
         carry_s = self._carry_s(self._up_s, bytes_up) + self._carry_s(self._down_s, bytes_down)
-        return self._rtt_s.mean is not None and carry_s > self._rtt_s.mean
+        return carry_s > self._rtt_s.mean
 
     def _note_step(self, seconds: float, expected_s: float, *, bulk: bool) -> None:
         side = 1 if seconds > _STEP * expected_s else -1 if _STEP * seconds < expected_s else 0

@@ -52,6 +52,8 @@ class PathSpec(Spec, frozen=True, kw_only=True):
             ask one deployed model at several rates. None: as the model's share says.
         picture: Requests hold pixels, and this path sends files instead, to a model that takes files. None: what the
             request holds is sent as it is.
+        request_bytes: What its requests send over the link where that is known, such as a rate's `item_bytes`: before
+            it has answered, the path is forecast from that and what is known of the link.
         input: How items become this path's tensors, where that differs from other paths'; None: as `Paths` says.
     """
 
@@ -65,6 +67,7 @@ class PathSpec(Spec, frozen=True, kw_only=True):
     probe: str | None = None
     channels: Annotated[int, msgspec.Meta(ge=1)] | None = None
     picture: PictureFile | None = None
+    request_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     input: InputEncoding | None = None
 
     def __post_init__(self) -> None:
