@@ -174,7 +174,11 @@ class Served:
             with visit.computing("decode"):
                 tensors = call.contents.tensors()
             with visit.computing("encode"):
-                return infer_request(self._forward_model, tensors, call.wanted)
+                onward = infer_request(self._forward_model, tensors, call.wanted)
+            asked = call.parameters.get(CHANNELS)
+            if isinstance(asked, int):
+                onward.message.parameters[CHANNELS].int64_param = asked
+            return onward
         request = call.contents
         request.message.model_name, request.message.model_version = self._forward_model, ""
         return request
