@@ -279,6 +279,37 @@ def rate_rows(draws: int = 20) -> list[dict[str, Any]]:
     return rows
 
 
+def step_rows(symbols: int = 18_000, runs: int = 41) -> list[dict[str, Any]]:
+    """Median seconds of the library for one symbol of tables of several sizes: both its coders, called directly."""
+    import constriction
+
+    rows, rng = [], np.random.default_rng(2)
+    queue, stack = constriction.stream.queue, constriction.stream.stack
+    for entries in (2, 16, 256, 4096):
+        model = constriction.stream.model.Categorical(np.full(entries, 1 / entries), perfect=False)
+        drawn_symbols = rng.integers(0, entries, symbols, np.int32)
+        took = defaultdict(list)
+        for _ in range(runs):
+            stamps_s = [time.perf_counter()]
+            ranged = queue.RangeEncoder()
+            ranged.encode(drawn_symbols, model)
+            ranged_words = ranged.get_compressed()
+            stamps_s.append(time.perf_counter())
+            queue.RangeDecoder(ranged_words).decode(model, symbols)
+            stamps_s.append(time.perf_counter())
+            stacked = stack.AnsCoder()
+            stacked.encode_reverse(drawn_symbols, model)
+            stacked_words = stacked.get_compressed()
+            stamps_s.append(time.perf_counter())
+            stack.AnsCoder(stacked_words).decode(model, symbols)
+            stamps_s.append(time.perf_counter())
+            names = ("range encode", "range decode", "ans encode", "ans decode")
+            for name, seconds in zip(names, np.diff(stamps_s), strict=True):
+                took[name].append(float(seconds) / symbols)
+        rows.append({"entries": entries, "seconds": {name: float(np.median(one)) for name, one in took.items()}})
+    return rows
+
+
 def print_table(content: dict[str, Any]) -> None:
     """What a person reads."""
     print("24x55x55: ms to encode, to decode, both [interval]; bytes; CompressAI's coder with lists, with arrays")
@@ -292,6 +323,9 @@ def print_table(content: dict[str, Any]) -> None:
                 f"{row['compressai_over_tierwise'][key]['value']:.2f}" for key in ("both", "both, arrays")
             )
         print(line)
+    for row in content["library_step"]:
+        steps = ", ".join(f"{name} {1e9 * value:.1f}" for name, value in row["seconds"].items())
+        print(f"the library's step with {row['entries']} entries, ns: {steps}")
     large = [row for row in content["rate"] if row["table_bytes"] > 1000]
     print(f"over the tables above 1 kB: at most {100 * max(row['over_frac_most'] for row in large):.3f} %")
     print(f"at any size: at most {max(row['over_bytes_most'] for row in content['rate']):.2f} bytes")
@@ -325,6 +359,7 @@ def main() -> None:
         "command": f"python benchmarks/codecs.py --rounds {arguments.rounds} --save",
         "shape": SHAPE,
         "speed": [speed_row(case, times[case.name], sizes.get(case.name)) for case in cases],
+        "library_step": step_rows(),
         "rate": rate_rows(),
         "peer": PEER if missing is None else f"left out: {missing}",
         "constriction": importlib.metadata.version("constriction"),
