@@ -87,9 +87,10 @@ def test_any_tables_and_values_come_back(data):
 def test_values_that_stand_in_their_tables_come_back(seed, lengths, lowest, positions, kind, data):
     """Neighbours whose tables differ in size are grouped differently; a prefix may end inside such a run."""
     rng = np.random.default_rng(seed)
+    quarter = 0.25 if lowest < 2**23 else 0.0  # there floats are one apart
     tables = PriorTables(
         tuple(
-            ChannelTable(0.25 * int(rng.integers(-2, 3)), lowest, whole_frequencies(rng.dirichlet(np.ones(length))))
+            ChannelTable(quarter * int(rng.integers(-2, 3)), lowest, whole_frequencies(rng.dirichlet(np.ones(length))))
             for length in lengths
         )
     )
