@@ -20,7 +20,7 @@ from tierwise.topology import Link
 
 RESULT = Path(__file__).resolve().parents[2] / "docs" / "results" / "crossover.json"
 FIT_RATES_BPS = (0.2e6, 5e6, 100e6)
-DEADLINES_S = (0.05, 0.1, 0.2, 0.4)
+DEADLINES_S = (0.02, 0.025, 0.03, 0.05, 0.1, 0.2, 0.4)
 # Two standard errors of a median.
 NOISE = 2.0
 
