@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from tierwise._errors import ArtifactError, InputError, RemoteError, TierwiseError
-from tierwise.artifact import Artifact, Boundary, Rate, Segment, TensorInput, open_artifact, read_files
+from tierwise.artifact import Artifact, Boundary, Rate, Segment, TensorInput, open_artifact, read_files, record_rates
 from tierwise.codecs import (
     AffineCodec,
     AffineTables,
@@ -167,6 +167,26 @@ def test_two_tails_read_one_frame_and_a_third_of_another_encoder_refuses(
         answered = pipeline.infer(inputs)
     assert answered.path == ("mobile", "cloud")
     np.testing.assert_array_equal(answered.outputs["groups"], groups["groups"])
+
+
+def test_one_process_answers_at_a_lesser_rate_as_two_nodes(nodes: list[Any], affine: Artifact, inputs: Inputs) -> None:
+    with split(nodes, "fewer", affine, channels=2) as pipeline:
+        reply = pipeline.infer(inputs)
+    lesser = Executor(affine, channels=2).run(inputs)["y"]
+    np.testing.assert_array_equal(reply.outputs["y"], lesser)
+    assert not np.array_equal(lesser, Executor(affine).run(inputs)["y"])
+    with pytest.raises(InputError, match=r"channels sent must be one of \[2, 6\]"):
+        Executor(affine, channels=3)
+    with pytest.raises(InputError, match="only a coded latent between two segments"):
+        Executor(affine, segments=(0, 1), channels=2)
+
+
+def test_each_lesser_rate_has_its_own_figure_on_the_test_split(tmp_path: Path, make: Callable[..., Artifact]) -> None:
+    artifact = coded(tmp_path / "a", make, write_affine(TABLES), "affine")
+    known = open_artifact(record_rates(artifact, {2: 0.625}).directory).manifest.segments[0].boundary
+    assert known is not None
+    assert [rate.test for rate in known.rates] == [0.625, None]
+    assert [rate.value for rate in known.rates] == [0.5, 0.75]
 
 
 def test_a_node_refuses_rates_that_there_are_not(nodes: list[Any], affine: Artifact, chain: Artifact) -> None:
