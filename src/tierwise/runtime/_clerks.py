@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import final
 
 from tierwise.runtime._call import Call
 from tierwise.runtime._line import Ticket
 from tierwise.runtime._probe import Probe
+from tierwise.runtime._refusal import RefusalError
 from tierwise.runtime._served import Served
 from tierwise.runtime._visit import Visit
 
-__all__ = ["Clerks", "Stay"]
+__all__ = ["Clerks", "Stay", "Told"]
+
+Told = Callable[[bytes | RefusalError], None]
 
 
 @final
@@ -30,7 +32,7 @@ class Stay:
         visit: Its visit, as soon as it is let in.
         held: Its place among those of who asks.
         inside: Whether it counts among those under way.
-        future: Where its answer goes, if no thread waits for it.
+        told: Called once with its answer or refusal, where no thread waits for it.
     """
 
     call: Call
@@ -38,7 +40,7 @@ class Stay:
     visit: Visit | None = None
     held: AbstractContextManager[None] | None = None
     inside: bool = False
-    future: Future[bytes] = field(default_factory=Future)
+    told: Told | None = None
 
 
 @final

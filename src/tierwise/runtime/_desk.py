@@ -10,7 +10,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, final
 
@@ -20,7 +20,7 @@ from tierwise import __version__
 from tierwise._clock import Clock
 from tierwise._errors import InputError
 from tierwise.runtime._call import Answer, Call
-from tierwise.runtime._clerks import Clerks, Stay
+from tierwise.runtime._clerks import Clerks, Stay, Told
 from tierwise.runtime._guard import Guard, Method, Peer, Principal
 from tierwise.runtime._line import Line, Ticket
 from tierwise.runtime._memory import give_memory_back
@@ -147,27 +147,36 @@ class Desk:
         self._made(stay, answer, body)
         return body
 
-    def submit(self, call: Call) -> Future[bytes]:
-        """As `answer`, without waiting: for fronts that must not block (``asyncio.wrap_future``).
+    def submit(self, call: Call, told: Told) -> None:
+        """As `answer`, without waiting: for fronts that must not block.
 
         Where a request needs little beside its turn to compute, no thread waits with it.
 
-        Returns:
-            What `answer` returns or raises, later. It is completed from another thread.
+        Args:
+            call: The request.
+            told: Called once with what `answer` returns or raises: perhaps before this returns, and from whichever
+                thread; it must return at once.
         """
         model = self._brief(call)
         if model is None:
-            return self._pool.submit(self.answer, call)
+            self._pool.submit(self._answer_to, call, told)
+            return
         self._observer.begun(call)
-        stay = Stay(call)
+        stay = Stay(call, told=told)
         try:
             visit = self._open(stay)
             stay.model = model
             model.begin(call, visit, self._clerks.teller(stay))
         except Exception as error:
             self._close(stay)
-            stay.future.set_exception(self._lost(stay, error))
-        return stay.future
+            told(self._lost(stay, error))
+
+    def _answer_to(self, call: Call, told: Told) -> None:
+        try:
+            made: bytes | RefusalError = self.answer(call)
+        except RefusalError as refusal:
+            made = refusal
+        told(made)
 
     def _brief(self, call: Call) -> Served | None:
         """The model, where it is asked for what can be begun and ended without waiting."""
@@ -182,9 +191,10 @@ class Desk:
 
     def _end(self, stay: Stay, ticket: Ticket) -> None:
         """The rest of a request that was submitted, when it has its turn or its result."""
-        call, model, visit = stay.call, stay.model, stay.visit
+        call, model, visit, told = stay.call, stay.model, stay.visit, stay.told
         assert isinstance(model, Served)
         assert visit is not None
+        assert told is not None
         try:
             try:
                 answer = model.end(ticket, call, visit)
@@ -193,10 +203,10 @@ class Desk:
             finally:
                 self._close(stay)
         except Exception as error:
-            stay.future.set_exception(self._lost(stay, error))
+            told(self._lost(stay, error))
             return
         self._made(stay, answer, body)
-        stay.future.set_result(body)
+        told(body)
 
     def _open(self, stay: Stay) -> Visit:
         """Let a request in, if there is room for it; `_close` must follow whatever comes of it."""

@@ -9,7 +9,6 @@ from typing import final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.utils import floatToGoString
 
 __all__ = ["Histogram", "Histograms"]
 
@@ -57,7 +56,7 @@ class Histograms:
         self, name: str, text: str, bounds: Sequence[float], labels: Sequence[str], registry: CollectorRegistry
     ) -> None:
         self._name, self._text, self._bounds, self._labels = name, text, tuple(bounds), tuple(labels)
-        self._edges = [*(floatToGoString(bound) for bound in self._bounds), "+Inf"]
+        self._edges = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
         self._mutex = threading.Lock()
         self._series: dict[tuple[str, ...], Histogram] = {}
         registry.register(self)

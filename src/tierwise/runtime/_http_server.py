@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -132,6 +132,7 @@ class _PatientProtocol(HttpToolsProtocol):
     _head: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _beside_bytes = 0
+    _in_head = False
 
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
@@ -162,6 +163,8 @@ class _PatientProtocol(HttpToolsProtocol):
         """Bytes came."""
         self._beside_bytes += len(data)
         super().data_received(data)
+        if self._in_head and self._head is None:  # most heads come whole, and need no clock
+            self._expect_head()
         if self._beside_bytes > _HEAD_BYTES and not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.send_400_response(f"What comes beside a body must have at most {_HEAD_BYTES:,} bytes.")
@@ -209,13 +212,15 @@ class _PatientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._expect_head()
+        self._stop_waiting()
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
         """Its head is here."""
         self._stop_waiting()
+        self._in_head = False
         super().on_headers_complete()
-        self.cycle.transport = _OneWrite(self.loop, self.transport)
+        self.cycle.transport = cast(asyncio.Transport, _OneWrite(self.loop, self.transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""

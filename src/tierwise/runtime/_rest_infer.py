@@ -6,7 +6,7 @@ import asyncio
 import functools
 import threading
 from collections import deque
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -14,9 +14,18 @@ from starlette.types import Receive, Scope, Send
 
 from tierwise.runtime._asgi import headers_of, length_of, peer_of, read_body, refused
 from tierwise.runtime._call import Answer, Call
+from tierwise.runtime._clerks import Told
 from tierwise.runtime._desk import Desk
 from tierwise.runtime._refusal import RefusalError
-from tierwise.wire import RestForm, read_parameters, rest_request, rest_response, write_parameters
+from tierwise.wire import (
+    Framed,
+    RestForm,
+    read_parameters,
+    rest_answer,
+    rest_request,
+    rest_response,
+    write_parameters,
+)
 
 __all__ = ["RestInfer"]
 
@@ -77,7 +86,7 @@ class RestInfer:
             principal=principal,
             front="rest",
         )
-        return await self._returns.of(desk.submit(call)), written.json_bytes
+        return await self._returns.of(functools.partial(desk.submit, call)), written.json_bytes
 
 
 def _named(scope: Scope) -> tuple[str, str] | None:
@@ -99,9 +108,15 @@ class _Written:
 
 
 def _encode(form: RestForm, written: _Written, answer: Answer) -> bytes:
-    framed = answer.framed()
-    write_parameters(framed.message.parameters, answer.told())
-    body, written.json_bytes = rest_response(framed, form)
+    if isinstance(answer.outputs, Framed) or answer.accounted:
+        framed = answer.framed()
+        write_parameters(framed.message.parameters, answer.told())
+        body, written.json_bytes = rest_response(framed, form)
+    else:
+        # What nearly all are asked for, without a message of gRPC's in between.
+        body, written.json_bytes = rest_answer(
+            answer.model, answer.version, answer.id, answer.outputs, answer.told(), form
+        )
     return body
 
 
@@ -115,16 +130,20 @@ class _Returns:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._woken = False
-        self._made: deque[tuple[asyncio.Future[bytes], Future[bytes]]] = deque()
+        self._made: deque[tuple[asyncio.Future[bytes], bytes | RefusalError]] = deque()
 
-    async def of(self, made: Future[bytes]) -> bytes:
-        """What ``made`` will hold, or its exception."""
+    async def of(self, begin: Callable[[Told], None]) -> bytes:
+        """What ``begin`` was told.
+
+        Raises:
+            RefusalError: If it was told this.
+        """
         loop = asyncio.get_running_loop()
         waits: asyncio.Future[bytes] = loop.create_future()
-        made.add_done_callback(functools.partial(self._came, loop, waits))
+        begin(functools.partial(self._came, loop, waits))
         return await waits
 
-    def _came(self, loop: asyncio.AbstractEventLoop, waits: asyncio.Future[bytes], made: Future[bytes]) -> None:
+    def _came(self, loop: asyncio.AbstractEventLoop, waits: asyncio.Future[bytes], made: bytes | RefusalError) -> None:
         with self._mutex:
             self._made.append((waits, made))
             if self._woken or loop.is_closed():
@@ -134,12 +153,11 @@ class _Returns:
 
     def _deliver(self) -> None:
         with self._mutex:
-            made, self._made, self._woken = self._made, deque(), False
-        for waits, future in made:
+            all_made, self._made, self._woken = self._made, deque(), False
+        for waits, made in all_made:
             if waits.cancelled():  # its client is gone
                 continue
-            error = future.exception()
-            if error is None:
-                waits.set_result(future.result())
+            if isinstance(made, RefusalError):
+                waits.set_exception(made)
             else:
-                waits.set_exception(error)
+                waits.set_result(made)
