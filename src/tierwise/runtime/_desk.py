@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, final
 
-import msgspec
-
 from tierwise import __version__
 from tierwise._clock import Clock
 from tierwise._errors import InputError
@@ -28,7 +26,7 @@ from tierwise.runtime._observer import Answered, Observer, Refused
 from tierwise.runtime._refusal import Code, RefusalError, code_of
 from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
-from tierwise.runtime._spec import NodeSpec, Share
+from tierwise.runtime._spec import NodeSpec, Share, read_share
 from tierwise.runtime._statistics import ModelStatistics
 from tierwise.runtime._visit import Visit
 from tierwise.wire import ModelMetadata, ModelStatus, ServerMetadata
@@ -205,7 +203,11 @@ class Desk:
         except Exception as error:
             told(self._lost(stay, error))
             return
-        self._made(stay, answer, body)
+        try:
+            self._made(stay, answer, body)
+        except Exception as error:  # who waits shall not wait for ever
+            told(self.refusal(error))
+            return
         told(body)
 
     def _open(self, stay: Stay) -> Visit:
@@ -362,7 +364,7 @@ class Desk:
             self._enter(math.inf)
             try:
                 before = self._repository.versions(name)
-                version = self._repository.load(name, Share() if config is None else _share(config), files)
+                version = self._repository.load(name, Share() if config is None else read_share(config), files)
             finally:
                 self._leave()
             give_memory_back()
@@ -387,12 +389,3 @@ def _whole(call: Call, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise InputError("the parameter must be a whole number from 0 on", got=repr(value)[:80], where=name)
     return value
-
-
-def _share(text: bytes) -> Share:
-    try:
-        return msgspec.json.decode(text, type=Share)
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f'the config must be JSON of a share, such as {{"segments": [0, 1]}} ({error})', where="config"
-        ) from error
