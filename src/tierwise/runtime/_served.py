@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from typing import Final, final
 
 import grpc
@@ -14,7 +15,7 @@ from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
 from tierwise.runtime._hop import CHANNELS, Account, ask_account, count_hop
-from tierwise.runtime._line import Line
+from tierwise.runtime._line import Line, Ticket
 from tierwise.runtime._observer import Forwarded, Observer
 from tierwise.runtime._passage import Passage, merge
 from tierwise.runtime._refusal import Code, RefusalError
@@ -131,18 +132,61 @@ class Served:
         finally:
             self._places.give_back()
 
-    def _answered(self, call: Call, visit: Visit) -> Answer:
+    @property
+    def brief(self) -> bool:
+        """Whether all that a request needs beside its turn to compute is soon done: `begin` and `end` may be used."""
+        return self._batcher is not None and self._forward is None and self._opening is None
+
+    def begin(self, call: Call, visit: Visit, told: Callable[[Ticket], None]) -> None:
+        """Answer a request as far as can be without waiting; only where the model is `brief`.
+
+        When ``told`` was called, which is once and perhaps before this returns, `end` has the rest to do with the
+        ticket that it got. Where this raises, it is not called.
+
+        Raises:
+            InputError: As `answer`.
+            RefusalError: As `answer`.
+        """
+        assert self._batcher is not None
+        self._places.take()
+        try:
+            self._wanted(call)
+            self._channels(call)
+            self._batcher.submit(self._decoded(call, visit), visit, told)
+        except BaseException:
+            self._places.give_back()
+            raise
+
+    def end(self, ticket: Ticket, call: Call, visit: Visit) -> Answer:
+        """The answer to what `begin` began; it computes, if it is the ticket's turn.
+
+        Raises:
+            TierwiseError: As `answer`.
+        """
+        assert self._batcher is not None
+        try:
+            return self._answer_here(self._wanted(call), self._batcher.result(ticket, visit), call, visit)
+        finally:
+            self._places.give_back()
+
+    def _wanted(self, call: Call) -> tuple[str, ...]:
         wanted = call.wanted or tuple(self._output_names)
         unknown = [name for name in wanted if name not in self._output_names]
         if unknown:
             raise InputError(f"outputs must be among {self._output_names}", got=repr(unknown[0]))
-        batcher, forward = self._batcher, self._forward
+        return wanted
+
+    def _answer_here(self, wanted: tuple[str, ...], passage: Passage, call: Call, visit: Visit) -> Answer:
+        account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
+        return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
+
+    def _answered(self, call: Call, visit: Visit) -> Answer:
+        wanted, batcher, forward = self._wanted(call), self._batcher, self._forward
         channels = self._channels(call)
         if batcher is not None:
-            passage = self._compute(batcher, call, visit)
+            passage = batcher.compute(self._decoded(call, visit), visit)
             if forward is None or passage.all_left:
-                account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
-                return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
+                return self._answer_here(wanted, passage, call, visit)
             with visit.computing("encode"):
                 sent = passage.tensors
                 if self._closing is not None:
@@ -192,12 +236,10 @@ class Served:
             executor, prepare, stage, share.batching or batching, manifest.outputs, share.priority, self.counters, line
         )
 
-    def _compute(self, batcher: Batcher, call: Call, visit: Visit) -> Passage:
+    def _decoded(self, call: Call, visit: Visit) -> Tensors:
         with visit.computing("decode"):
             tensors = call.contents.tensors()
-            if self._opening is not None:
-                tensors = self._opening.open(tensors)
-        return batcher.compute(tensors, visit)
+            return tensors if self._opening is None else self._opening.open(tensors)
 
     def _merged(self, wanted: tuple[str, ...], passage: Passage, rest: Tensors) -> Tensors:
         """The answer to the whole request from that to the items that left here and that to the rest."""
