@@ -47,12 +47,12 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
 
 
 def _check_boxes(spec: OperatorSpec, work: Work) -> None:
-    if work.task.boxes is not None and isinstance(spec, (Prune, Distill, Bottleneck, EarlyExit, QAT)):
+    if work.task.boxes is not None and isinstance(spec, (Prune, Distill, EarlyExit, QAT)):
         raise InputError(
             "the operator must know boxes; it works on scores of classes",
             got=spec.NAME,
             where=f"task {work.task.name!r}",
-            fix="Leave it out of the chain; partition works on boxes",
+            fix="Leave it out of the chain; partition, bottleneck and sptq work on boxes",
         )
 
 

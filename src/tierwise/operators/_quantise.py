@@ -68,7 +68,9 @@ def prepared(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """``model`` as the quantiser wants it: batch norms folded, constants computed, shapes inferred."""
     given, done = (str(folder / f"{name}.onnx") for name in ("given", "prepared"))
     onnx.save(model, given)
-    quant_pre_process(given, done)
+    # Symbolic inference gives up on some free batch axes, and then leaves its state in the working folder. What the
+    # quantiser asks of a tensor is its type, which the plain inference of ONNX gives.
+    quant_pre_process(given, done, skip_symbolic_shape=True)
     return load_model_with_shape_infer(Path(done))
 
 
