@@ -73,7 +73,7 @@ def test_static_quantisation_of_a_detector_leaves_nothing_behind(
 
 def test_a_bottleneck_sends_boxes_through_coded_latents(squares: Task, tmp_path: Path) -> None:
     artifact = build(squares, (HND,), tmp_path)
-    head, tail = artifact.manifest.segments
+    head, _ = artifact.manifest.segments
     assert head.boundary is not None
     assert head.boundary.rates[-1].metric == squares.metric
     inputs, _ = next(squares.batches("test", 8))
