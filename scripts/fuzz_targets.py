@@ -7,6 +7,7 @@ here, so that no file has to be kept for them.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import random
 import tempfile
 import zlib
@@ -22,6 +23,7 @@ from tierwise._config import loads_toml
 from tierwise._errors import TierwiseError
 from tierwise.artifact import (
     MANIFEST,
+    Artifact,
     ImageInput,
     Manifest,
     Preprocessor,
@@ -54,19 +56,25 @@ from tierwise.codecs import (
     write_prior,
 )
 from tierwise.runtime import NodeSpec
+from tierwise.runtime._external import check_contents
 from tierwise.wire import (
+    Credentials,
     Push,
+    TokenBook,
     TraceContext,
     decode_push,
     decode_request,
     decode_response,
     infer_request,
     infer_response,
+    load_keyring,
+    new_token,
     protocol,
     rest_push,
     rest_request,
     rest_response,
 )
+from tierwise.wire._frames import encode_field
 
 __all__ = ["TARGETS", "Target", "mutated"]
 
@@ -296,6 +304,76 @@ def _config_seeds() -> list[bytes]:
     return [text.encode(), b"max_waiting = 4\nobservability = { log_level = 'debug' }\n"]
 
 
+def _secret_file(content: bytes, suffix: str, read: Callable[[Path], object]) -> None:
+    """A file that a node or a client reads its secrets from."""
+    with tempfile.TemporaryDirectory(prefix="tw-fuzz-") as folder:
+        path = Path(folder, f"file{suffix}")
+        path.write_bytes(content)
+        path.chmod(0o600)
+        read(path)
+
+
+def _tokens(content: bytes) -> None:
+    """A file of tokens, and a look-up of what nobody knows."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def ask(path: Path) -> None:
+        if TokenBook(path).find(content.decode("utf-8", "surrogateescape"), now) is not None:
+            raise RuntimeError("a file must not let in who shows its content")
+
+    _secret_file(content, ".json", ask)
+
+
+def _tokens_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory(prefix="tw-fuzz-") as folder:
+        path = Path(folder, "tokens.json")
+        new_token(path, "one", "admin", datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC))
+        new_token(path, "two", "infer")
+        return [path.read_bytes(), b'{"tokens": []}']
+
+
+def _keyring(content: bytes) -> None:
+    """A file of credentials, what it has for an address, and a token's own file."""
+
+    def ask(path: Path) -> None:
+        with contextlib.suppress(TierwiseError):
+            Credentials(token_file=str(path)).token("127.0.0.1:1")
+        known = load_keyring(path).find("127.0.0.1:1")
+        # What it names is not there, or is this file: never another of this machine.
+        if known is not None and known.token_file == str(path):
+            known.token("127.0.0.1:1")
+
+    _secret_file(content, ".toml", ask)
+
+
+def _keyring_seeds() -> list[bytes]:
+    text = '[[node]]\nmatch = "127.*"\ntoken_file = "file.toml"\n[node.tls]\nauthority = "a.pem"\n'
+    other = '[[node]]\ntoken_env = "T"\nplain_token = true\n[[node]]\ntls = { certificate = "c", key = "k" }\n'
+    return [text.encode(), other.encode(), b"tw_abc\n"]
+
+
+def _onnx(content: bytes) -> None:
+    """A segment of a pushed model, before ONNX Runtime sees it."""
+    with tempfile.TemporaryDirectory(prefix="tw-fuzz-") as folder:
+        Path(folder, "m.onnx").write_bytes(content)
+        check_contents(Artifact(Path(folder), _manifest(), "0" * 64), "m.onnx")
+
+
+def _onnx_seeds() -> list[bytes]:
+    def field(number: int, *parts: bytes) -> bytes:
+        return b"".join(bytes(part) for part in encode_field(number, parts))
+
+    def entry(key: bytes, value: bytes) -> bytes:
+        return field(13, field(1, key), field(2, value))
+
+    # Numbers of onnx.proto: a model's graph 7, function 25; a graph's node 1, tensor 5; a node's domain 7, attribute 5.
+    tensor = field(5, entry(b"location", b"m.onnx"), entry(b"offset", b"0"))
+    node = field(1, field(4, b"Relu"), field(7, b"ai.onnx"), field(5, field(5, entry(b"location", b"../w"))))
+    inner = field(1, field(5, field(6, node)))
+    function = field(25, field(10, b"own"), field(7, field(7, b"own")))
+    return [field(7, node, tensor), field(7, inner) + function, b"\x08\x09" + field(7, tensor)]
+
+
 def _trace(content: bytes) -> None:
     found = TraceContext.parse(content)
     if found is not None and TraceContext.parse(found.header()) != found:
@@ -311,5 +389,8 @@ TARGETS: Final[dict[str, Target]] = {
     "artifact": Target(_artifact, _artifact_seeds),
     "picture": Target(_picture, _picture_seeds),
     "config": Target(_config, _config_seeds),
+    "tokens": Target(_tokens, _tokens_seeds),
+    "keyring": Target(_keyring, _keyring_seeds),
+    "onnx": Target(_onnx, _onnx_seeds),
     "trace": Target(_trace, lambda: [TraceContext.new().header().encode(), b"01-" + b"a" * 32 + b"-" + b"b" * 16]),
 }

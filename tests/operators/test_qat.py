@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -98,6 +99,27 @@ def test_labels_alone_can_be_learnt_from_too(torch_task, tmp_path):
     specs = [artifact.manifest.provenance.specs[0]["teach"] for artifact in (taught, alone)]
     assert specs == [True, False]
     assert taught.directory != alone.directory
+
+
+class Totals:
+    """How long each step said it would be."""
+
+    def __init__(self):
+        self.known = {}
+
+    def step(self, title, total):
+        self.known[title] = total
+        return contextlib.nullcontext(lambda count: None)
+
+    def say(self, line):
+        pass
+
+
+def test_a_part_of_the_train_split_can_be_enough(torch_task, tmp_path):
+    for train_items, steps in ((None, 6), (8, 2), (100, 6)):
+        totals = Totals()
+        build(torch_task, (QAT(epochs=1, batch=4, train_items=train_items),), tmp_path, totals)
+        assert totals.known["qat toy"] == steps
 
 
 def test_training_reaches_ranges_and_weights(torch_task, tmp_path):

@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from tierwise.runtime._curve import Curve
+from tierwise.runtime._statistics import Counters
 
 
 def curve(**ns: float) -> Curve:
@@ -86,3 +87,19 @@ def test_a_queue_takes_its_batches() -> None:
     assert curve(**FLAT).queue_ns(8, 4, 1e9) == 2000
     assert curve(**LINEAR).queue_ns(8, 4, 1e9) == 8000
     assert Curve().queue_ns(8, 4, 1e9) == 0
+
+
+def test_what_clients_send_does_not_choose_how_much_is_remembered() -> None:
+    seen = Curve()
+    for size in range(1, 20_000):
+        seen.learn(size, 1000 * size)
+    assert seen.sizes[:127] == tuple(range(1, 128))
+    assert len(seen.sizes) < 1000
+    for size in (1, 100, 129, 5000, 19_999, 70_000):
+        assert seen.ns(size) == pytest.approx(1000 * size, rel=0.02)
+    counters = Counters()
+    for size in range(1, 1000):
+        counters.executed(size, {"infer": size})
+    told = counters.statistics("m", "1")
+    assert told.execution_count == 999
+    assert [batch.batch_size for batch in told.batches] == list(range(1, 257))

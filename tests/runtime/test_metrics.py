@@ -95,6 +95,17 @@ def test_series_end_with_their_model() -> None:
     assert value(text, "tierwise_models_loaded") == 0
 
 
+def test_a_late_answer_of_a_model_that_is_gone_makes_no_series_again() -> None:
+    metrics = NodeMetrics("edge")
+    metrics.loaded("digits", "1")
+    held = metrics._of("digits", "1")
+    held.stage("infer", 0.1)
+    metrics.unloaded("digits", "1")
+    for stage in ("infer", "decode", "made up"):
+        held.stage(stage, 0.1)
+    assert b"digits" not in metrics.exposition()
+
+
 def test_a_link_says_how_it_was_lately() -> None:
     metrics = NodeMetrics("mobile")
     for _ in range(100):

@@ -1,11 +1,14 @@
 """Starting, checking and stopping a node."""
 
+import http.client
+import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from onnx import TensorProto, helper, numpy_helper
 
 from tierwise._errors import RemoteError
-from tierwise.artifact import Artifact, read_files
+from tierwise.artifact import Artifact, Segment, TensorInput, TensorSpec, read_files
 from tierwise.runtime import PROBE, NodeSpec, check
 from tierwise.wire import InferenceClient, status_of
 
@@ -54,6 +58,86 @@ def test_a_node_that_is_told_to_stop_answers_what_it_has_begun(start_node: Start
         thread.join()
     assert len(came) == 1
     assert running.process.wait(10) == 0
+
+
+def endless(directory: Path, make: Callable[..., Artifact]) -> Artifact:
+    """x: FP32 [n, 1] -> y: multiplies matrices as many times as its first entry says."""
+    x, y = (TensorSpec(name=name, dtype="FP32", shape=(-1, 1)) for name in "xy")
+    info, node, constant = helper.make_tensor_value_info, helper.make_node, numpy_helper.from_array
+    inside = helper.make_graph(
+        [
+            node("MatMul", ["held", "w"], ["made"]),
+            node("Identity", ["going"], ["on"]),
+        ],
+        "inside",
+        [
+            info("step", TensorProto.INT64, []),
+            info("going", TensorProto.BOOL, []),
+            info("held", TensorProto.FLOAT, [256, 256]),
+        ],
+        [info("on", TensorProto.BOOL, []), info("made", TensorProto.FLOAT, [256, 256])],
+    )
+    weights = {
+        "w": np.eye(256, dtype=np.float32),
+        "yes": np.array(True),
+        "corner": np.array([0, 0]),
+        "zero": np.array(0, np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            node("GatherND", ["x", "corner"], ["times"]),
+            node("Cast", ["times"], ["count"], to=TensorProto.INT64),
+            node("Loop", ["count", "yes", "w"], ["end"], body=inside),
+            node("GatherND", ["end", "corner"], ["one"]),
+            node("Mul", ["one", "zero"], ["nothing"]),
+            node("Add", ["x", "nothing"], ["y"]),
+        ],
+        "g",
+        [info("x", TensorProto.FLOAT, ["n", 1])],
+        [info("y", TensorProto.FLOAT, ["n", 1])],
+        [constant(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    segment = Segment(file="m.onnx", inputs=(x,), outputs=(y,), macs=1)
+    return make(directory, [(model.SerializeToString(), segment)], TensorInput(tensors=(x,)), (y,))
+
+
+@pytest.mark.parametrize("front", ["grpc", "rest"])
+def test_a_model_that_computes_for_hours_does_not_keep_a_node_that_is_told_to_stop(
+    start_node: Start, tmp_path: Path, make: Callable[..., Artifact], front: str
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("grace_s = 0.5\n")
+    kept = ("--repository", str(tmp_path / "kept"))
+    running = start_node("busy", "--config", str(config), *kept, "--rest", "127.0.0.1:0")
+    came: list[str] = []
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1e9]}]}
+
+    def ask() -> None:
+        try:
+            if front == "grpc":
+                with InferenceClient(running.tcp) as other:
+                    other.infer("m", {"x": np.array([[1e9]], np.float32)})
+            else:
+                url = f"{running.rest}/v2/models/m/infer"
+                urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()))
+        except (RemoteError, OSError, http.client.HTTPException) as error:
+            came.append(str(error))
+
+    with InferenceClient(running.unix) as client:
+        client.load("m", None, read_files(endless(tmp_path / "a", make)))
+        assert client.infer("m", {"x": np.array([[2.0]], np.float32)}).outputs["y"].tolist() == [[2.0]]
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while 'tierwise_requests_under_way{tier="busy"} 1.0' not in client.metrics():
+            time.sleep(0.01)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(30) == 0
+    thread.join(10)
+    assert len(came) == 1  # an error, and no answer
+    again = start_node("again", *kept)
+    with InferenceClient(again.unix) as client:
+        assert client.infer("m", {"x": np.array([[3.0]], np.float32)}).outputs["y"].tolist() == [[3.0]]
 
 
 def test_a_request_without_time_is_refused_and_one_with_a_bad_parameter_too(start_node: Start) -> None:

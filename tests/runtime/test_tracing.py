@@ -54,7 +54,7 @@ def nodes(folder, seen: Seen, tracing: dict[str, Tracing | None]) -> Iterator[di
             forwards = stack.enter_context(_Forwards(spec.security))
             server, desk, (addresses[tier],) = _start(spec, place, forwards, observer, log)
             stack.callback(desk.close)
-            stack.callback(lambda server=server: server.stop(0).wait())
+            stack.callback(lambda server=server: [ended.wait() for ended in server.stop(0)])
         yield addresses
 
 

@@ -27,7 +27,7 @@ def campaign(*strategies: StrategySpec, **changes: object) -> Campaign:
 
 
 def test_embedded_campaigns_are_whole() -> None:
-    assert campaign_names() == ("digits", "fashion-mnist", "mrpc")
+    assert campaign_names() == ("digits", "fashion-mnist", "fashion-mnist-grid", "mrpc")
     for name in ("digits", "fashion-mnist"):
         found = load_campaign(name)
         assert found.name == name
@@ -61,7 +61,8 @@ def test_reading_a_study_imports_no_torch() -> None:
 
 def test_unknown_names_and_keys_say_where(tmp_path: Path) -> None:
     with pytest.raises(
-        SpecError, match=r"must be one of digits, fashion-mnist, mrpc or a \.toml file, but got 'digit'"
+        SpecError,
+        match=r"one of digits, fashion-mnist, fashion-mnist-grid, mrpc or a \.toml file, but got 'digit'",
     ):
         load_campaign("digit")
     with pytest.raises(SpecError, match="readable UTF-8 text"):

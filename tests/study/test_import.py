@@ -1,6 +1,7 @@
 """Studies of others: what is read, what is refused, and that a refusal writes nothing."""
 
 import contextlib
+import gzip
 import json
 import subprocess
 import sys
@@ -51,6 +52,18 @@ def test_what_was_imported_is_read_back(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".out*"))
     with pytest.raises(StoreError, match="does not exist yet"):
         write_evidence(tmp_path / "out", evidence)
+
+
+def test_packed_files_are_unpacked(tmp_path: Path) -> None:
+    plain = files(tmp_path)
+    packed = [path.with_name(f"{path.name}.gz") for path in plain]
+    for path, target in zip(plain, packed, strict=True):
+        target.write_bytes(gzip.compress(path.read_bytes()))
+    assert import_evidence(*packed).deployments == import_evidence(*plain).deployments
+    for damaged in (packed[0].read_bytes()[:-9], plain[0].read_bytes(), b"\x1f\x8b\x08" + bytes(20)):
+        packed[0].write_bytes(damaged)
+        with pytest.raises(InputError, match=r"latency\.csv\.gz: .*packed with gzip .*Pack it again"):
+            import_evidence(*packed)
 
 
 def test_quotes_line_breaks_and_blanks_inside_fields_survive(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 from statistics import median
+from typing import TextIO
 
 import msgspec
 import numpy as np
@@ -25,8 +27,18 @@ def published(request: pytest.FixtureRequest) -> tuple[StudyFigures, Path]:
     return msgspec.json.decode((folder / "figures.json").read_bytes(), type=StudyFigures), folder
 
 
+def table(folder: Path, name: str) -> Path:
+    """A published table; large ones are packed."""
+    packed = folder / f"{name}.csv.gz"
+    return packed if packed.exists() else folder / f"{name}.csv"
+
+
+def opened(path: Path) -> TextIO:
+    return gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
+
+
 def evidence(folder: Path) -> Evidence:
-    return import_evidence(folder / "latency.csv", folder / "accuracy.csv")
+    return import_evidence(table(folder, "latency"), folder / "accuracy.csv")
 
 
 def test_there_are_published_studies() -> None:
@@ -55,7 +67,7 @@ def test_percentiles_are_those_of_the_requests(published: tuple[StudyFigures, Pa
 def test_bytes_and_accuracies_are_those_of_the_tables(published: tuple[StudyFigures, Path]) -> None:
     figures, folder = published
     sent: dict[str, list[int]] = {}
-    with (folder / "latency.csv").open(newline="") as file:
+    with opened(table(folder, "latency")) as file:
         for row in csv.DictReader(file):
             sent.setdefault(f"{row['strategy']}@{row['tier']}", []).append(int(row["bytes_up"]))
     deployments = {one.id: one for one in evidence(folder).deployments}
@@ -69,11 +81,11 @@ def test_bytes_and_accuracies_are_those_of_the_tables(published: tuple[StudyFigu
 
 def test_accuracies_follow_from_the_answers_where_they_were_published(published: tuple[StudyFigures, Path]) -> None:
     figures, folder = published
-    if not (folder / "answers.csv").exists():
+    if not table(folder, "answers").exists():
         # Exported by an earlier release, which kept none: nothing in it may claim to rest on them.
         assert all(one.against_baseline is None or _of_load(one, figures) for one in figures.strategies)
         return
-    with (folder / "answers.csv").open(newline="") as file:
+    with opened(table(folder, "answers")) as file:
         rows = list(csv.DictReader(file))
     labels = np.array([int(row["label"]) for row in rows])
     for key in set(rows[0]) - {"item", "label"}:

@@ -93,3 +93,10 @@ def test_certificates_that_cannot_serve_are_told_before(certificates: Any, tmp_p
             make(ServerTls(certificate=str(tmp_path / "none.pem"), key=certificates.file("node.key")))
     with pytest.raises(SpecError, match="must be readable"):
         InferenceClient("10.0.0.7:1", credentials=Credentials(tls=ClientTls(authority=str(tmp_path / "none.pem"))))
+
+
+def test_a_home_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "keyring.toml"
+    file.write_text('[[node]]\ntoken_file = "~nobody-has-this-name/token"\n')
+    with pytest.raises(SpecError, match=r"in a home that exists, but got '~nobody-has-this-name/token'"):
+        load_keyring(file)

@@ -52,6 +52,13 @@ def test_a_book_follows_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert book.find(second, NOW) is None
     file.chmod(0o600)
     assert book.find(second, NOW) is not None
+    right = file.read_bytes()
+    for wrong in (b'{"tok\xffens": []}', b'{"tokens": ' + b"[" * 100_000, b""):
+        file.write_bytes(wrong)
+        for _ in range(2):
+            assert book.find(second, NOW) is None
+    file.write_bytes(right)
+    assert book.find(second, NOW) is not None
     file.unlink()
     assert book.find(second, NOW) is None
 
@@ -76,7 +83,7 @@ def test_what_is_no_file_of_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"only its owner may change .* chmod 600"):
         read_tokens(file)
     file.chmod(0o600)
-    for content in (b"junk", b'{"tokens": [{"name": "a"}]}', b'{"tokens": [], "more": 1}'):
+    for content in (b"junk", b'{"tok\xffens": []}', b'{"tokens": [{"name": "a"}]}', b'{"tokens": [], "more": 1}'):
         file.write_bytes(content)
         with pytest.raises(SpecError, match="must hold tokens"):
             read_tokens(file)

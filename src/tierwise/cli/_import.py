@@ -27,8 +27,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("import", epilog=_EPILOG)
-@click.option("--latency", type=_FILE, required=True, help="CSV, one row a request.")
-@click.option("--accuracy", type=_FILE, required=True, help="CSV, one row an accuracy.")
+@click.option("--latency", type=_FILE, required=True, help="CSV (or .csv.gz), one row a request.")
+@click.option("--accuracy", type=_FILE, required=True, help="CSV (or .csv.gz), one row an accuracy.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New directory of the imported study.")
 @click.option("--columns", default="", metavar="ROLE=TITLE,...", help="Titles of columns that are called otherwise.")
 @click.option("--unit", help="Unit of the latencies where their column's title has none.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -191,7 +193,7 @@ def command(
     spec = convert(plain, NodeSpec, where="tierwise node" if config is None else str(config))
     if not only_check:
         serve(spec)
-        return
+        _end()
     for caution in cautions(spec):
         click.echo(f"tierwise: caution: {caution}", err=True)
     problems = check(spec)
@@ -200,6 +202,13 @@ def command(
     if problems:
         raise SystemExit(2)
     click.echo(f"tierwise node {spec.tier}: could serve on {', '.join(spec.listen)}")
+
+
+def _end() -> NoReturn:
+    """End the process though a model computes: Python itself would wait until its thread is done, however long."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _within(table: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

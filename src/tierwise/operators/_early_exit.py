@@ -11,7 +11,7 @@ import onnx
 
 from tierwise._config import Spec
 from tierwise._errors import InputError
-from tierwise.artifact import TensorSpec
+from tierwise.capture import Cut, split
 from tierwise.operators._exit import NEVER, ExitHead
 from tierwise.operators._exit_head import Array, features_graph, head_model, trained_layers
 from tierwise.operators._exits import refit
@@ -85,14 +85,15 @@ def early_exit(spec: EarlyExit, work: Work, context: Context) -> Work:
         InputError: As `resolve_early_exit`, or the task has no items to train or validate with.
     """
     spec = resolve_early_exit(spec, work)
-    for split in ("train", "validation"):
-        if len(work.task.splits[split]) == 0:
-            raise InputError(f"exits need {split} items", got="none", where=f"task {work.task.name!r}")
+    for name in ("train", "validation"):
+        if len(work.task.splits[name]) == 0:
+            raise InputError(f"exits need {name} items", got="none", where=f"task {work.task.name!r}")
     started = time.process_time()
     cuts = partition_cuts(work.model, "fp32")
-    tensors = [named_cut(cuts, name).tensor for name in spec.cuts]
+    chosen = [named_cut(cuts, name) for name in spec.cuts]
+    tensors = [cut.tensor for cut in chosen]
     with context.progress.step("train exits", len(tensors) * spec.epochs) as advance:
-        features = _features(work, tensors, spec.grid)
+        features = _features(work, chosen, spec.grid)
         exits = []
         for position, tensor in enumerate(tensors):
             layers = trained_layers(
@@ -111,13 +112,13 @@ def early_exit(spec: EarlyExit, work: Work, context: Context) -> Work:
     return dataclasses.replace(done, training_s=work.training_s + time.process_time() - started)
 
 
-def _features(work: Work, tensors: list[TensorSpec], grid: int) -> list[Array]:
-    """What each head sees of the train split."""
-    model = onnx.ModelProto()
-    model.CopyFrom(work.model)
+def _features(work: Work, cuts: list[Cut], grid: int) -> list[Array]:
+    """What each head sees of the train split; what lies behind the last exit is not computed."""
+    model, _ = split(work.model, cuts[-1])
+    del model.graph.output[:]
     names = []
-    for position, tensor in enumerate(tensors):
-        nodes, constants, name = features_graph(tensor, f"exit{position}", grid)
+    for position, cut in enumerate(cuts):
+        nodes, constants, name = features_graph(cut.tensor, f"exit{position}", grid)
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(constants)
         model.graph.output.append(onnx.ValueInfoProto(name=name))

@@ -24,7 +24,8 @@ _CANDIDATES = 256
 
 def refit(work: Work) -> Work:
     """``work`` with its segments made from its model as it is now, and the thresholds calibrated on it."""
-    exits = _calibrated(work.model, work.exits, work.task)
+    watched = _watched(work.model, work.exits, work.task)
+    exits = _calibrated(watched, work.exits, work.task)
     segments, rest = [], work.model
     for one in exits:
         cut = named_cut(partition_cuts(rest, "fp32"), one.cut)
@@ -32,13 +33,13 @@ def refit(work: Work) -> Work:
         attach(head, cut, one.head)
         segments.append(head)
     error = composition_error(work.model, (*segments, rest), calibration_feeds(work.task))
-    notes = (*work.notes, _note(work, exits))
+    notes = (*work.notes, _note(watched, exits, work.task))
     return dataclasses.replace(work, exits=exits, segments=(*segments, rest), composition_error=error, notes=notes)
 
 
-def _note(work: Work, exits: Sequence[ExitHead]) -> str:
-    logits, leaving = _with_exits(work.model, exits, work.task)
-    task, labels = work.task, work.task.splits["validation"].labels
+def _note(watched: Sequence[npt.NDArray[Any]], exits: Sequence[ExitHead], task: Task) -> str:
+    logits, leaving = _with_exits(watched, exits)
+    labels = task.splits["validation"].labels
     full = score(task.metric, logits[-1], labels)
     mixed = score(task.metric, _mixed(logits, leaving), labels)
     shares = ", ".join(
@@ -60,9 +61,8 @@ def _watched(model: onnx.ModelProto, exits: Sequence[ExitHead], task: Task) -> l
     return [*found, given[model.graph.output[0].name]]
 
 
-def _calibrated(model: onnx.ModelProto, exits: Sequence[ExitHead], task: Task) -> tuple[ExitHead, ...]:
+def _calibrated(watched: Sequence[npt.NDArray[Any]], exits: Sequence[ExitHead], task: Task) -> tuple[ExitHead, ...]:
     """The lowest thresholds that keep the budgets, from the first exit to the last."""
-    watched = _watched(model, exits, task)
     labels = task.splits["validation"].labels
     final = watched[-1]
     floor = score(task.metric, final, labels)
@@ -91,10 +91,9 @@ def _candidates(confidence: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _with_exits(
-    model: onnx.ModelProto, exits: Sequence[ExitHead], task: Task
+    watched: Sequence[npt.NDArray[Any]], exits: Sequence[ExitHead]
 ) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[np.bool_]]]:
     """Answers of each exit and of the model, and which items leave at each exit."""
-    watched = _watched(model, exits, task)
     inside = np.ones(len(watched[-1]), bool)
     leaving = []
     for i, one in enumerate(exits):

@@ -13,6 +13,7 @@ import onnx
 
 from tierwise._config import Spec
 from tierwise._errors import InputError
+from tierwise._seeds import stream
 from tierwise.measure import isa
 from tierwise.operators._calibration import Method, Range
 from tierwise.operators._distillation import Distillation
@@ -47,6 +48,8 @@ class QAT(Spec, frozen=True, kw_only=True, tag="qat", tag_field="op"):
         epochs: Passes over the train split.
         learning_rate: At its peak; a step moves a weight by about this share of the usual size of its row and column.
         batch: Items a step.
+        train_items: Items of the train split to learn from, at most; None takes all. Little is to be learnt, and a
+            step costs several times one of the task's own training, so that a part may do.
         items: As `StaticPTQ.items`, for the ranges training starts from.
         per_channel: As `StaticPTQ.per_channel`.
         isa: As `StaticPTQ.isa`.
@@ -66,6 +69,7 @@ class QAT(Spec, frozen=True, kw_only=True, tag="qat", tag_field="op"):
     epochs: Annotated[int, msgspec.Meta(gt=0)] = 3
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
     batch: Annotated[int, msgspec.Meta(gt=0)] = 64
+    train_items: Annotated[int, msgspec.Meta(gt=0)] | None = None
     items: Annotated[int, msgspec.Meta(gt=0)] = 128
     per_channel: bool = True
     isa: Isa = "auto"
@@ -99,7 +103,7 @@ def qat(spec: QAT, work: Work, context: Context) -> Work:
     spent = time.process_time() - started
     tuned = fine_tune(
         module,
-        work.task,
+        _limited(work.task, spec),
         _training(spec, work.task),
         folder=context.lasting / "qat",
         progress=context.progress,
@@ -115,7 +119,7 @@ def qat(spec: QAT, work: Work, context: Context) -> Work:
         work,
         model=model,
         history=(*work.history, spec),
-        notes=(*work.notes, f"qat: {integer_types(spec.isa)[2]} for {spec.isa}, {spec.epochs} epochs; {note}"),
+        notes=(*work.notes, f"qat: {integer_types(spec.isa)[2]} for {spec.isa}, {_passes(spec)}; {note}"),
         training_s=work.training_s + spent + tuned.training_s,
     )
     return refit(done) if done.exits else done
@@ -151,6 +155,20 @@ def _calibrated(
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+def _limited(task: Task, spec: QAT) -> Task:
+    """``task`` with as much of its train split as asked for, chosen at random: a user's may be sorted by class."""
+    train = task.splits["train"]
+    if spec.train_items is None or spec.train_items >= len(train):
+        return task
+    chosen = stream(spec.seed, "train-items").permutation(len(train))[: spec.train_items]
+    return dataclasses.replace(task, splits={**task.splits, "train": train.take(chosen)})
+
+
+def _passes(spec: QAT) -> str:
+    items = "" if spec.train_items is None else f" of {spec.train_items} items"
+    return f"{spec.epochs} epoch{'' if spec.epochs == 1 else 's'}{items}"
 
 
 def _training(spec: QAT, task: Task) -> Training:

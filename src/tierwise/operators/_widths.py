@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, final
 
 import numpy as np
@@ -119,37 +120,64 @@ def search_widths(
     """
     example = task.example()
     groups = channel_groups(module, example)
-    scores = channel_scores(module, example, importance)
-    macs = count_macs(module, example)
-
-    def shaped(widths: Widths) -> nn.Module:
-        small = copy.deepcopy(module)
-        remove(small, example, widths, scores)
-        return small
-
-    def at(share: float) -> Widths:
-        return widths_at(share, groups, scores, scope, multiple)
-
-    def macs_of(widths: Widths) -> float:
-        return count_macs(shaped(widths), example) / macs
-
+    shapes = _Shapes(module, example, groups, channel_scores(module, example, importance), scope, multiple)
     if ratio is not None:
-        widths = at(ratio)
-        return Found(widths, ratio, macs_of(widths), 1)
+        widths = shapes.at(ratio)
+        return Found(widths, ratio, shapes.macs_frac(widths), 1)
     if latency_target is not None:
         whole = export(module, example, task.outputs)
 
         def time_of(widths: Widths) -> float:
             advance(1)
-            return latency_frac(export(shaped(widths), example, task.outputs), whole, task)
+            return latency_frac(export(shapes.shaped(widths), example, task.outputs), whole, task)
 
         with progress.step("search widths by latency", 1 + _TIMED_HALVINGS + _TIMED_GIVEN_BACK) as advance:
-            found = _bisect(at, time_of, latency_target, _TIMED_HALVINGS, "latency_frac")
-            return _give_back(found, groups, scores, multiple, time_of, latency_target, _TIMED_GIVEN_BACK)
+            found = _bisect(shapes.at, time_of, latency_target, _TIMED_HALVINGS, "latency_frac")
+            return _give_back(found, shapes, time_of, latency_target, _TIMED_GIVEN_BACK)
     with progress.step("search widths by arithmetic", None):
         target = macs_frac or 1.0
-        found = _bisect(at, macs_of, target, _HALVINGS, "macs_frac")
-        return _give_back(found, groups, scores, multiple, macs_of, target, _GIVEN_BACK)
+        found = _bisect(shapes.at, shapes.macs_frac, target, _HALVINGS, "macs_frac")
+        return _give_back(found, shapes, shapes.macs_frac, target, _GIVEN_BACK)
+
+
+@final
+@dataclass(frozen=True)
+class _Shapes:
+    """The narrower shapes of one model.
+
+    Attributes:
+        module: The model.
+        example: Inputs for it.
+        groups: Its channels.
+        scores: How much each unit of a group matters.
+        scope: See `widths_at`.
+        multiple: See `widths_at`.
+    """
+
+    module: nn.Module
+    example: Example
+    groups: Sequence[ChannelGroup]
+    scores: Mapping[str, torch.Tensor]
+    scope: Literal["layer", "network"]
+    multiple: int
+
+    @cached_property
+    def _macs(self) -> int:
+        return count_macs(self.module, self.example)
+
+    def at(self, ratio: float) -> Widths:
+        """Channels that stay when ``ratio`` of them leave."""
+        return widths_at(ratio, self.groups, self.scores, self.scope, self.multiple)
+
+    def shaped(self, widths: Widths) -> nn.Module:
+        """A copy of the model with these channels."""
+        small = copy.deepcopy(self.module)
+        remove(small, self.example, widths, self.scores)
+        return small
+
+    def macs_frac(self, widths: Widths) -> float:
+        """Share of the multiply-accumulates that stays."""
+        return count_macs(self.shaped(widths), self.example) / self._macs
 
 
 def _bisect(
@@ -184,15 +212,7 @@ def _bisect(
     return Found(at(high), high, value(high), len(known))
 
 
-def _give_back(
-    found: Found,
-    groups: Sequence[ChannelGroup],
-    scores: Mapping[str, torch.Tensor],
-    multiple: int,
-    measure: Callable[[Widths], float],
-    target: float,
-    tries: int,
-) -> Found:
+def _give_back(found: Found, shapes: _Shapes, measure: Callable[[Widths], float], target: float, tries: int) -> Found:
     """Let channels stay that rounding took too many, the ones that matter most first, as long as the target holds.
 
     One share for all layers jumps over the target where the widths of several layers drop at once.
@@ -201,19 +221,13 @@ def _give_back(
     full: set[str] = set()
     while tries > 0 and reached < _NEAR_FRAC * target:
         more = {}
-        for group in groups:
-            width = widths[group.name]
-            wider = next(
-                (
-                    w
-                    for w in range(width + group.unit, group.channels + 1, group.unit)
-                    if group.rounded(w, multiple) == w
-                ),
-                None,
-            )
+        for group in shapes.groups:
+            width, unit = widths[group.name], group.unit
+            steps = range(width + unit, group.channels + 1, unit)
+            wider = next((w for w in steps if group.rounded(w, shapes.multiple) == w), None)
             if wider is not None and group.name not in full:
                 # The best of the units that would stay in addition.
-                lost = torch.sort(scores[group.name], descending=True).values[width // group.unit]
+                lost = torch.sort(shapes.scores[group.name], descending=True).values[width // unit]
                 more[group.name] = (float(lost), wider)
         if not more:
             break

@@ -10,6 +10,9 @@ __all__ = ["Curve"]
 
 # Weight of the newest of the times of one size; the others fade with it.
 _WEIGHT: Final = 0.2
+# From so many items on, sizes are told apart to one part in this many; below twice that, each is its own. Clients
+# choose how many items they send, and must not choose how much is remembered of it.
+_FINE: Final = 64
 
 
 @final
@@ -17,7 +20,8 @@ class Curve:
     """The batch curve c(n) of one model: nanoseconds for n items at once. May be used from several threads.
 
     Times are learned from what was really computed. Between sizes that were seen the curve is a straight line; below
-    the smallest and above the largest it is proportional, which promises no gain that nobody has seen.
+    the smallest and above the largest it is proportional, which promises no gain that nobody has seen. From 128 items
+    on sizes are rounded, to 1 part in 64 at most, so that what is remembered has a bound.
     """
 
     def __init__(self) -> None:
@@ -30,6 +34,8 @@ class Curve:
         """``size`` items took ``ns``; a request of no items says nothing about any other."""
         if size < 1:
             return
+        rounded = _rounded(size)
+        size, ns = rounded, ns * rounded // size
         with self._mutex:
             before = self._mean_ns.get(size)
             self._mean_ns[size] = ns if before is None else before + _WEIGHT * (ns - before)
@@ -104,6 +110,12 @@ class Curve:
         if len(self._sizes) < 2:
             return 0.0
         return self.ns(1) / (together + 1) - max(0.0, self.ns(together + 1) - self.ns(together))
+
+
+def _rounded(size: int) -> int:
+    """Its first bits, as many as tell ``_FINE`` sizes of an octave apart."""
+    dropped = max(0, size.bit_length() - _FINE.bit_length())
+    return size >> dropped << dropped
 
 
 def _at(sizes: tuple[int, ...], known: dict[int, float], size: int) -> float:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, final
@@ -317,6 +318,12 @@ def _share(text: bytes) -> Share:
 
 def _give_memory_back() -> None:
     """What receiving an artifact took goes back to the system; the allocator would keep most of it for this process."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:  # glibc has it; others need none
+    trim = _trim()
+    if trim is not None:
         trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    """What glibc has for it; others need none. Looked up once: every look-up makes a class, which is slow to go."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None

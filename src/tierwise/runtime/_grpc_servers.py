@@ -20,7 +20,8 @@ __all__ = ["GrpcServers"]
 _MARGIN_BYTES: Final = 1 << 20
 # gRPC counts in 32 bits.
 _LARGEST_BYTES: Final = (1 << 31) - 1
-_HANDSHAKE_MS: Final = 20_000
+# Connections count against the limit from their first byte, or before it: the silent ones must soon go.
+_HANDSHAKE_MS: Final = 5_000
 _IDENTITY: Final = 1
 
 

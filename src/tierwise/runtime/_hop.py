@@ -127,7 +127,7 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *
             exit_frac=float(told["tierwise.exit"]) if "tierwise.exit" in told else None,
             way_ns=max(outside_ns - (answered_ns - received_ns), 0),
         )
-    except (KeyError, ValueError, msgspec.DecodeError):
+    except (KeyError, ValueError, msgspec.DecodeError, RecursionError):
         # Another implementation of the protocol: all that is known is how long it took, link and all.
         timeline.add(tier, "network", outside_ns)
         timeline.add(tier, "decode", exchange.decode_ns)

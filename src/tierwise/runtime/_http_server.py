@@ -22,6 +22,11 @@ __all__ = ["http_server"]
 # The head of a request must arrive within this time after the connection is open or the last answer was sent.
 _HEAD_S: Final = 20.0
 _GRACE_S: Final = 2
+# What comes beside a body's own bytes (a head, chunks' lengths, trailers) may be so large. The parser has no bound
+# and keeps all of it.
+_HEAD_BYTES: Final = 64 << 10
+# A client that takes less than this of an answer within the time is let go, and the answer with it.
+_READ_S, _READ_BYTES = 20.0, 10_000
 
 
 @contextlib.contextmanager
@@ -123,6 +128,8 @@ class _PatientProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with a limit to its patience with clients that ask nothing, or drop by drop."""
 
     _head: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+    _beside_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
@@ -149,6 +156,54 @@ class _PatientProtocol(HttpToolsProtocol):
             self.connections.discard(one)
             one._let_go()
 
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        self._beside_bytes += len(data)
+        super().data_received(data)
+        if self._beside_bytes > _HEAD_BYTES and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+                self.send_400_response(f"What comes beside a body must have at most {_HEAD_BYTES:,} bytes.")
+            else:
+                self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of them were of a body."""
+        self._beside_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """They were the last of a request."""
+        self._beside_bytes = 0
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client takes an answer more slowly than it is made."""
+        super().pause_writing()
+        self._watch_reader(None)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._stop_watching()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """It has asked nothing for long; what it has not taken by now would keep the connection for ever."""
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _watch_reader(self, before_bytes: int | None) -> None:
+        left_bytes = self.transport.get_write_buffer_size()
+        if before_bytes is not None and before_bytes - left_bytes < _READ_BYTES:
+            self.transport.abort()
+            return
+        self._reading = self.loop.call_later(_READ_S, self._watch_reader, left_bytes)
+
+    def _stop_watching(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
@@ -162,6 +217,7 @@ class _PatientProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:

@@ -203,20 +203,29 @@ class _ModelMeters:
         self._vectors, self._labels = vectors, (tier, model, version)
         self.request = vectors.request.labels(*self._labels)
         self.batch = vectors.batch.labels(*self._labels)
+        self._mutex = threading.Lock()
         self._stages: dict[str, Histogram] = {}
+        self._gone = False
 
     def stage(self, stage: str, seconds: float) -> None:
-        meter = self._stages.get(stage)
-        if meter is None:
-            label = stage if stage in STAGES else OTHER
-            meter = self._stages[label] = self._vectors.stage.labels(*self._labels, label)
-        meter.observe(seconds)
+        meter = self._stages.get(stage) or self._looked_up(stage if stage in STAGES else OTHER)
+        if meter is not None:
+            meter.observe(seconds)
 
     def forget(self) -> None:
         self._vectors.request.remove(*self._labels)
         self._vectors.batch.remove(*self._labels)
-        for stage in list(self._stages):
-            self._vectors.stage.remove(*self._labels, stage)
+        with self._mutex:
+            self._gone = True
+            for stage in self._stages:
+                self._vectors.stage.remove(*self._labels, stage)
+
+    def _looked_up(self, label: str) -> Histogram | None:
+        """Looking a label up makes its series: none for a model that a late answer's thread still holds."""
+        with self._mutex:
+            if not self._gone and label not in self._stages:
+                self._stages[label] = self._vectors.stage.labels(*self._labels, label)
+            return self._stages.get(label)
 
 
 @final

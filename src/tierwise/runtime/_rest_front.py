@@ -86,7 +86,7 @@ def rest_app(desk: Desk) -> Starlette:
         ("/metrics", "GET", "statistics", front.metrics),
     )
     routes = [Route(path, front.guarded(method, answer), methods=[verb]) for path, verb, method, answer in table]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
+    return _app(routes)
 
 
 def metrics_app(desk: Desk) -> Starlette:
@@ -97,7 +97,14 @@ def metrics_app(desk: Desk) -> Starlette:
     """
     front = _RestFront(desk)
     route = Route("/metrics", front.guarded("statistics", front.metrics), methods=["GET"])
-    return Starlette(routes=[route], exception_handlers={HTTPException: _not_here})
+    return _app([route])
+
+
+def _app(routes: list[Route]) -> Starlette:
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
+    # It would send clients on to whatever host their request named.
+    app.router.redirect_slashes = False
+    return app
 
 
 @final

@@ -79,7 +79,7 @@ class NodeLimits(Spec, frozen=True, kw_only=True):
     push_bytes: Positive = 2 << 30
     models: Positive = 256
     repository_bytes: Positive | None = None
-    connections: Positive = 1024
+    connections: Positive = 4096
     concurrent: Positive | None = None
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     rate_burst: Positive = 20

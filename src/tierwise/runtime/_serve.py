@@ -6,13 +6,13 @@ import fnmatch
 import gc
 import shutil
 import signal
+import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import final
+from typing import Self, final
 
 from tierwise import __version__
 from tierwise._clock import SystemClock
@@ -41,8 +41,9 @@ __all__ = ["serve"]
 
 # Threads beside those that requests for inference may take up, so that liveness is answered and models are loaded.
 _SPARE_THREADS = 16
-# For answers that are made but not yet sent.
+# For answers that are made but not yet sent, and for gRPC to cut off the calls that are still there then.
 _LAST_S = 0.5
+_CUT_S = 2.0
 _METRICS_CONNECTIONS = 16
 
 
@@ -51,43 +52,71 @@ def serve(spec: NodeSpec) -> None:
 
     Prints ``tierwise node TIER ready on ADDRESS[, ADDRESS]`` when it serves, with the real ports.
 
+    Returns soon after ``spec.grace_s``, also where a model still computes: nothing interrupts native code, so its
+    thread runs on until it is done or the process ends. Nobody hears of what it makes, and nothing on disk waits for
+    it.
+
     Raises:
         UnavailableError: An address cannot be listened on.
     """
-    stopped = threading.Event()
     _bound_memory(spec.limits.memory_bytes)
     allow_open_files()
     import onnxruntime  # noqa: F401 - now rather than inside the first model's cold start
 
-    # Told to stop before it serves, a node stops as soon as it does.
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with ExitStack() as stack:
-            folder = stack.enter_context(_repository_folder(spec))
-            forwards = stack.enter_context(_Forwards(spec.security))
-            observer, log = stack.enter_context(_observed(spec))
-            front, desk, addresses = _start(spec, folder, forwards, observer, log)
-            with _rest(spec, desk) as urls, _metrics(spec, desk, log):
-                addresses += urls
-                # What is here now stays; searching it for garbage again and again would cost every request.
-                gc.collect()
-                gc.freeze()
-                print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
-                log.info("ready", addresses=", ".join(addresses), version=__version__)
-                for caution in cautions(spec):
-                    log.warning("caution", text=caution)
-                stopped.wait()
-                log.info("draining")
-                # Requests under way get their time; those that wait for a node above are then cut off with its client.
-                desk.drain(spec.grace_s)
-            ended = front.stop(_LAST_S)
-            forwards.close()
-            for event in ended:
-                event.wait()
-            desk.close()
-    finally:
-        for number, handler in before.items():
+    with _Signals() as signals, ExitStack() as stack:
+        folder = stack.enter_context(_repository_folder(spec))
+        forwards = stack.enter_context(_Forwards(spec.security))
+        observer, log = stack.enter_context(_observed(spec))
+        front, desk, addresses = _start(spec, folder, forwards, observer, log)
+        with _rest(spec, desk) as urls, _metrics(spec, desk, log):
+            addresses += urls
+            # What is here now stays; searching it for garbage again and again would cost every request.
+            gc.collect()
+            gc.freeze()
+            print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
+            log.info("ready", addresses=", ".join(addresses), version=__version__)
+            for caution in cautions(spec):
+                log.warning("caution", text=caution)
+            signals.wait()
+            log.info("draining")
+            # Requests under way get their time; those that wait for a node above are then cut off with its client.
+            desk.drain(spec.grace_s)
+        ended = front.stop(_LAST_S)
+        forwards.close()
+        for event in ended:
+            event.wait(_LAST_S + _CUT_S)
+        desk.close()
+
+
+@final
+class _Signals:
+    """SIGTERM and SIGINT while a node lives; one that comes before it serves is kept until it does.
+
+    The interpreter writes each into a socket, whichever thread it reaches. A handler that set an event would run inside
+    that event's own lock if the signal came in the wrong microsecond, and the node would never stop.
+    """
+
+    _NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+    def __enter__(self) -> Self:
+        self._told, self._telling = socket.socketpair()
+        self._telling.setblocking(False)
+        self._descriptor = signal.set_wakeup_fd(self._telling.fileno())
+        # Nothing is left to do for a handler, but without one the process would end.
+        self._before = {number: signal.signal(number, lambda *_: None) for number in self._NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._descriptor)
+        self._told.close()
+        self._telling.close()
+
+    def wait(self) -> None:
+        """Return when one of them has come."""
+        while self._told.recv(1)[0] not in self._NUMBERS:
+            pass
 
 
 def _bound_memory(most_bytes: int | None) -> None:

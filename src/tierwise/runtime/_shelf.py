@@ -87,7 +87,7 @@ class Shelf:
             return msgspec.json.decode((self.folder / _RECORD).read_bytes(), type=Serving)
         except FileNotFoundError:
             return Serving(kept=tuple(self.versions()))
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArtifactError(
                 f"the record of what is served must be readable ({error})",
                 where=self.folder / _RECORD,

@@ -6,9 +6,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
 
 __all__ = ["BatchStatistics", "Counters", "Duration", "ModelStatistics"]
+
+# Clients choose how many items they send, and must not choose how much is remembered of it.
+_MOST_SIZES: Final = 256
 
 
 @final
@@ -48,7 +51,7 @@ class ModelStatistics:
         compute_input: Decoding and preprocessing.
         compute_infer: The model itself.
         compute_output: Encoding.
-        batches: Executions by batch size, smallest first.
+        batches: Executions by batch size, smallest first; of the first 256 sizes that came.
     """
 
     name: str
@@ -93,7 +96,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._items = self._last_ms = 0
+        self._items = self._executions = self._last_ms = 0
         self._success, self._fail, self._queue = _Sum(), _Sum(), _Sum()
         self._requests = _Batch()
         self._batches: dict[int, _Batch] = {}
@@ -102,7 +105,12 @@ class Counters:
         """The model ran once on ``batch_size`` items; ``spent`` holds nanoseconds by stage."""
         input_ns, infer_ns, output_ns = _computing(spent)
         with self._mutex:
-            batch = self._batches.setdefault(batch_size, _Batch())
+            self._executions += 1
+            batch = self._batches.get(batch_size)
+            if batch is None:
+                if len(self._batches) >= _MOST_SIZES:
+                    return
+                batch = self._batches[batch_size] = _Batch()
             batch.input.add(input_ns)
             batch.infer.add(infer_ns)
             batch.output.add(output_ns)
@@ -133,7 +141,7 @@ class Counters:
                 version=version,
                 last_inference_ms=self._last_ms,
                 inference_count=self._items,
-                execution_count=sum(batch.infer.count for batch in self._batches.values()),
+                execution_count=self._executions,
                 success=self._success.value(),
                 fail=self._fail.value(),
                 queue=self._queue.value(),

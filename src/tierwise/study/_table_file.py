@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +96,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV file: UTF-8 (a byte order mark is accepted), commas, fields in double quotes where needed.
 
+    A file called ``.gz`` is unpacked first.
+
     Raises:
         InputError: It cannot be read as one; the message holds the line.
     """
@@ -122,6 +126,8 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"the file must be readable ({error.strerror})", where=path) from error
+    if path.suffix == ".gz":
+        content = _unpacked(path, content)
     if b"\0" in content:
         raise InputError(
             "the file must be UTF-8 text without NUL bytes",
@@ -135,6 +141,17 @@ def _text(path: Path) -> str:
             f"the file must be UTF-8 text ({error.reason})",
             where=f"{path}, line {content[: error.start].count(10) + 1}",
             fix="Save it as UTF-8",
+        ) from error
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(
+            f"a file called .gz must be whole and packed with gzip ({error})",
+            where=path,
+            fix="Pack it again, or give the CSV file itself",
         ) from error
 
 

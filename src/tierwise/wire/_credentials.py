@@ -93,7 +93,12 @@ def load_keyring(path: Path) -> Keyring:
     keyring, folder = load_toml(path, Keyring), path.parent
 
     def beside(name: str | None) -> str | None:
-        return None if name is None else str(folder / Path(name).expanduser())
+        if name is None:
+            return None
+        try:
+            return str(folder / Path(name).expanduser())
+        except RuntimeError as error:
+            raise SpecError("a path from ~ on must be in a home that exists", got=repr(name), where=path) from error
 
     def placed(known: Credentials) -> Credentials:
         tls = known.tls and msgspec.structs.replace(

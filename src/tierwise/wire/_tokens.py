@@ -104,7 +104,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
             where=path,
             fix="Make it with: tierwise token new NAME --tokens FILE",
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SpecError(f"the file must hold tokens ({error})", where=path) from error
     if mode & 0o022:
         raise SpecError(

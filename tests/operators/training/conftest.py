@@ -26,6 +26,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 @pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A fifth of the digits, learnt for one epoch: for what does not depend on how well."""
+    folder: Path = tmp_path_factory.mktemp("few")
+    brief = Training(epochs=1, batch=64, precision="float32")
+    return load_task(BuiltinTask(name="digits", training=brief, train_items=256), folder, threads=1)
+
+
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that tests share."""
     return tmp_path_factory.mktemp("built")

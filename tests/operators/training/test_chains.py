@@ -46,26 +46,26 @@ def test_chains_end_to_end(digits, built, accuracy, chain, accurate, share):
     assert len(manifest.provenance.notes) >= len(chain)
 
 
-def test_shared_prefixes_are_trained_once_and_read_back(digits, tmp_path, stops):
+def test_shared_prefixes_are_trained_once_and_read_back(few_digits, tmp_path, stops):
     seen = stops()
-    build(digits, (PRUNE, StaticPTQ()), tmp_path, seen)
+    build(few_digits, (PRUNE, StaticPTQ()), tmp_path, seen)
     assert [title for title in seen.steps if title.startswith("prune")] == [
         "prune digits, step 1 of 2",
         "prune digits, step 2 of 2",
     ]
     again = stops()
-    build(digits, (PRUNE, RECOVER), tmp_path, again)
+    build(few_digits, (PRUNE, RECOVER), tmp_path, again)
     assert not any(title.startswith(("prune", "search")) for title in again.steps)
     assert "distil digits" in again.steps
     # The pruned module comes back as it was: architecture from plain data, weights from safetensors.
-    works = [load_stage(folder, digits) for folder in (tmp_path / "stages").iterdir()]
+    works = [load_stage(folder, few_digits) for folder in (tmp_path / "stages").iterdir()]
     (pruned,) = (work for work in works if [spec.NAME for spec in work.history] == ["prune"])
     module = pruned.module(Silent())
     spec = pruned.history[0]
     assert module.stem.conv.out_channels == spec.widths["stem.conv"]
     from tierwise.capture import run
 
-    feeds = digits.tensors(digits.splits["test"].items[:50])
+    feeds = few_digits.tensors(few_digits.splits["test"].items[:50])
     with torch.inference_mode():
         answer = module(*(torch.from_numpy(array) for array in feeds.values())).numpy()
     assert abs(answer - run([pruned.model], feeds)["logits"]).max() < 1e-3
@@ -76,16 +76,16 @@ def kept(cache):
     return [path.read_bytes() for path in sorted((cache / "stages").glob("*/module.safetensors"))]
 
 
-def test_a_stopped_chain_goes_on_in_the_middle_and_reaches_the_same(digits, built, tmp_path, stops):
+def test_a_stopped_chain_goes_on_in_the_middle_and_reaches_the_same(few_digits, tmp_path, stops):
     chain = (PRUNE, RECOVER)
-    whole = build(digits, chain, tmp_path / "whole")
+    whole = build(few_digits, chain, tmp_path / "whole")
     cut = tmp_path / "cut"
     # Within the first epoch of the second step, then within the second epoch of the distillation.
-    for title, steps in (("prune digits, step 2", 5), ("distil", 24)):
+    for title, steps in (("prune digits, step 2", 2), ("distil", 6)):
         with pytest.raises(KeyboardInterrupt):
-            build(digits, chain, cut, stops(steps, title))
+            build(few_digits, chain, cut, stops(steps, title))
     seen = stops()
-    resumed = build(digits, chain, cut, seen)
+    resumed = build(few_digits, chain, cut, seen)
     assert not any(title.startswith(("prune", "search")) for title in seen.steps)
     assert resumed.manifest.provenance.specs == whole.manifest.provenance.specs
     assert resumed.path("model.onnx").read_bytes() == whole.path("model.onnx").read_bytes()
@@ -94,10 +94,10 @@ def test_a_stopped_chain_goes_on_in_the_middle_and_reaches_the_same(digits, buil
 
 
 def a_long_step(cache):
-    """A chain whose training takes some seconds."""
+    """A chain whose training takes a second or two."""
     subject = Training(epochs=1, batch=64, precision="float32")
-    task = load_task(BuiltinTask(name="digits", training=subject), cache, threads=1)
-    return build(task, (Prune(steps=1, training=Training(epochs=12, batch=64, precision="float32")),), cache)
+    task = load_task(BuiltinTask(name="digits", training=subject, train_items=256), cache, threads=1)
+    return build(task, (Prune(steps=1, training=Training(epochs=16, batch=64, precision="float32")),), cache)
 
 
 def test_a_killed_process_leaves_what_the_next_needs(tmp_path):
