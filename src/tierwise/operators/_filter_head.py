@@ -40,7 +40,9 @@ def nothing_answer(work: Work, background: str) -> npt.NDArray[np.float32]:
             got=f"{spec.dtype} {list(spec.shape)}",
             where=f"task {work.task.name!r}",
         )
-    return np.eye(spec.shape[1], dtype=np.float32)[work.task.labels.index(background)]
+    sole = np.zeros(spec.shape[1], np.float32)
+    sole[work.task.labels.index(background)] = 1
+    return sole
 
 
 def filter_model(
