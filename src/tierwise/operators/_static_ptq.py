@@ -89,7 +89,7 @@ def static_ptq(spec: StaticPTQ, work: Work, context: Context) -> Work:
         training_s=work.training_s + time.process_time() - started,
     )
     if done.crossing is not None:
-        return refitted(done)
+        done = refitted(done)
     return refit(done) if done.exits else done
 
 
