@@ -26,6 +26,7 @@ from tierwise.tasks import Task
 __all__ = [
     "Isa",
     "Scheme",
+    "behind_the_arithmetic",
     "calibration_ranges",
     "compute_nodes",
     "has_attention",
@@ -139,6 +140,18 @@ def compute_nodes(model: onnx.ModelProto, scheme: Scheme) -> list[onnx.NodeProto
     """The operators with arithmetic that ``scheme`` quantises, in order."""
     kinds = {"MatMul", "Gemm"} if scheme.products_only else COMPUTE_OPS & QUANTISED_OPS
     return [node for node in model.graph.node if node.op_type in kinds]
+
+
+def behind_the_arithmetic(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the operators between the last products and the outputs, such as those that join a detector's answer."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    ahead, found = [value.name for value in model.graph.output], dict[str, None]()
+    while ahead:
+        node = makers.get(ahead.pop())
+        if node is not None and node.op_type not in COMPUTE_OPS and node.name not in found:
+            found[node.name] = None
+            ahead.extend(node.input)
+    return tuple(sorted(found))
 
 
 def has_attention(model: onnx.ModelProto) -> bool:
