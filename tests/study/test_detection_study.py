@@ -40,7 +40,7 @@ def test_a_study_of_boxes_goes_from_campaign_to_report(squares: YoloFolders, tmp
     training = Training(epochs=1, batch=4, precision="float32")
     campaign = Campaign(
         name="boxes",
-        task=DetectionTask(data=squares, subject=FastestDet(width=8), training=training, pixels=64, metric="map50"),
+        task=DetectionTask(data=squares, subject=FastestDet(width=16), training=training, pixels=64, metric="map50"),
         topology=Topology(name="two", tiers=tiers, links=(link,)),
         profile=Profile(sessions=2, rounds=1, samples=4, cold_starts=1, warmup_window=2, warmup_windows=2),
         scenario=SingleStream(),

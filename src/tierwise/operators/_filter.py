@@ -30,7 +30,9 @@ __all__ = ["Filter", "filter_empty", "resolve_filter"]
 class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
     """Answer "nothing" on the device where a picture holds nothing (Matsubara and Levorato 2021, arXiv 2007.15818).
 
-    The model itself stays as it is. Behind a bottleneck the filter reads the latent, and is the rate of zero bytes.
+    The model itself stays as it is. Behind a bottleneck the filter reads the latent, and is the rate of zero bytes: the
+    encoder has replaced the features that the paper's filter reads, so it has run by then, and only bytes and the
+    server's work are spared.
 
     Attributes:
         interesting: Classes that are of interest; for detection none, since every box is.
