@@ -126,9 +126,9 @@ class Seal:
         latent = decode(self._codec, content, _MOST_ITEMS * channels * math.prod(sides), self._tag)
         return {**tensors, self.spec.name: np.ascontiguousarray(latent)}
 
-    def through(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+    def through(self, tensors: Mapping[str, npt.NDArray[Any]], channels: int | None = None) -> Tensors:
         """What `open` gives for what `close` gave: where both segments run in one process, answers stay the same."""
-        return {**tensors, **self.open(self.close(tensors))}
+        return {**tensors, **self.open(self.close(tensors, channels))}
 
 
 def _codec(artifact: Artifact, boundary: Boundary) -> Codec:
