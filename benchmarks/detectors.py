@@ -7,7 +7,8 @@ The detector is FastestDet, begun with its makers' COCO weights and fine-tuned o
 no video. Each cell (method, setting, seed) is one file in OUT; what is there is not done again, and a cell that was
 killed goes on from its last epoch. Every cell holds the validation split, by which settings are chosen, and the test
 split, which is reported, with the difference to the whole detector and its interval (paired bootstrap over pictures).
-Bytes are frames of single pictures, or whole files. ``--save`` writes all cells and the environment to docs/results/.
+Bytes are frames of single pictures, or whole files. ``--save`` writes the cells that are there, and the environment,
+to docs/results/.
 
 All bottlenecks stand at the end of the backbone's first stage. HND and GHND take equal epochs and steps. Where the
 papers' second stage has soft answers, here it has the detector's own loss of boxes, which has no such form.
@@ -207,16 +208,25 @@ def todo(seeds: int) -> Iterator[tuple[str, Any]]:
             yield f"{name} seed {seed}", msgspec.structs.replace(spec, seed=seed)
 
 
+def save(cells: Path) -> None:
+    """All cells that are there, with the environment, to docs/results/."""
+    every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(cells.glob("*.json"))]
+    write(RESULTS / "detectors.json", {"environment": msgspec.to_builtins(read_environment()), "cells": every})
+
+
 def main() -> None:
     """Do the cells that are not done."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="cells that begin so")
-    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--save", action="store_true", help="write down the cells that are there")
     asked = parser.parse_args()
     cells = asked.out / "cells"
     cells.mkdir(parents=True, exist_ok=True)
+    if asked.save:
+        save(cells)
+        return
     data = VehicleBoxes(name="traffic-vehicles")
     spec = DetectionTask(data=data, subject=FastestDet(start="coco"), training=TEACHER)
     task = load_task(spec, asked.out / "task", Silent(), threads=1)
@@ -239,10 +249,6 @@ def main() -> None:
         write(path, {"cell": name, **cell})
         told = {key: value for key, value in cell["validation"].items() if isinstance(value, float)}
         print(f"{name}: on validation {told}", flush=True)
-    if asked.save:
-        every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(cells.glob("*.json"))]
-        environment = msgspec.to_builtins(read_environment())
-        write(RESULTS / "detectors.json", {"environment": environment, "cells": every})
 
 
 if __name__ == "__main__":
