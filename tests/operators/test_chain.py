@@ -68,7 +68,8 @@ def test_options_reach_their_operator():
 def test_wrong_names_and_options_are_refused():
     with pytest.raises(
         ChainError,
-        match=r"identity, prune, distill, bottleneck, early-exit, sptq, qat, partition, joined by \+, but got 'spq'",
+        match=r"identity, prune, distill, bottleneck, early-exit, filter, sptq, qat, partition, joined by \+, "
+        r"but got 'spq'",
     ):
         parse_chain("spq")
     with pytest.raises(SpecError, match=r"chain 'sptq', operator sptq: .*unknown field `item`"):

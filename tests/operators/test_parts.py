@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tierwise.artifact import to_payload
 from tierwise.capture import run
 from tierwise.operators import build, parse_chain
 from tierwise.runtime import Pipeline, Placed, Share, deploy
@@ -73,6 +74,32 @@ def test_three_parts_answer_on_three_nodes_as_the_whole_model(text_task, cache, 
         zip(TIERS, ("head", "middle", "tail"), strict=True)
     )
     np.testing.assert_allclose(reply.outputs["logits"], answers(whole, feeds)["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("chain", ["filter+partition", "bottleneck+filter"])
+def test_nothing_crosses_the_link_for_what_a_filter_drops(digits, cache, nodes, chain):
+    options = {
+        "filter": {"interesting": ["0", "1", "2"], "background": "7"},
+        "bottleneck": {"preset": "ghnd", "cut": "blocks.0", "channels": 4, "codec": "affine", "epochs_frac": 0.05},
+    }
+    artifact = build(digits, parse_chain(chain, options), cache)
+    placed = [
+        Placed(control=nodes[0], share=Share(segments=(0, 1), forward=nodes[1])),
+        Placed(control=nodes[1], share=Share(segments=(1, 2))),
+    ]
+    deploy(artifact, "filtered", placed)
+    validation = digits.splits["validation"]
+    known = answers(artifact, digits.tensors(validation.items))
+    exit = artifact.manifest.segments[0].exit
+    dropped = known[exit.confidence].reshape(-1) >= exit.threshold
+    with Pipeline(nodes[0], "filtered", artifact.manifest.input) as pipeline:
+        for kind, path in ((True, TIERS[:1]), (False, TIERS[:2])):
+            chosen = validation.take(np.flatnonzero(dropped == kind)[:3])
+            reply = pipeline.infer(to_payload(artifact.manifest.input, chosen.items))
+            assert reply.path == path
+            assert reply.exit_frac == float(kind)
+            if kind:
+                assert (reply.outputs["logits"].argmax(1) == 7).all()
 
 
 @pytest.mark.parametrize("boundary", ["fp32", "uint8"])

@@ -14,7 +14,7 @@ from tierwise._errors import InputError, SpecError
 from tierwise.artifact import Detections
 from tierwise.capture import cut_points, export, read_graph
 from tierwise.measure import Silent
-from tierwise.operators import Partition, build, parse_chain
+from tierwise.operators import Filter, Partition, build, parse_chain
 from tierwise.runtime import Executor
 from tierwise.tasks import (
     SPLITS,
@@ -86,6 +86,21 @@ def test_squares_are_learnt_resumed_and_answered_alike_by_an_artifact(squares: Y
     np.testing.assert_allclose(Executor(cut, threads=1).run(inputs)["detections"], made, atol=1e-4)
     with pytest.raises(InputError, match="must know boxes"):
         build(task, parse_chain("prune"), tmp_path)
+
+
+def test_a_filter_learns_from_tiles_of_the_frames(squares: YoloFolders, tmp_path: Path) -> None:
+    task = load_task(detector(squares), tmp_path, threads=1)
+    spec = Filter(grid=6, most_macs_frac=0.5, least_recall=0.8, epochs=60)
+    artifact = build(task, (spec,), tmp_path)
+    exit = artifact.manifest.segments[0].exit
+    assert exit is not None
+    assert exit.filtering is not None
+    assert exit.filtering.views == "tiles"
+    assert exit.filtering.roc_auc is not None
+    assert exit.filtering.roc_auc > 0.8
+    assert exit.filtering.lost_frac is not None
+    assert exit.filtering.lost_frac <= 0.2
+    assert exit.filtering.empty_dropped_frac
 
 
 def _answer(task: Task, raw: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ __all__ = [
     "Detections",
     "Exit",
     "FileEntry",
+    "Filtering",
     "ImageInput",
     "InputEncoding",
     "Manifest",
@@ -145,6 +146,32 @@ class Detections(Spec, frozen=True, kw_only=True, omit_defaults=True):
     answer: str = "detections"
 
 
+class Filtering(Spec, frozen=True, kw_only=True, omit_defaults=True):
+    """An exit that drops what holds nothing of interest: what it looks for, and how well, on the validation split.
+
+    Attributes:
+        views: What was judged: whole ``items``, or ``tiles`` of them.
+        interesting: Classes that are of interest; empty for detection, where every box is.
+        least_recall: Share of the interesting views that must not be dropped; the threshold follows from it.
+        parameters: Of the classifier.
+        macs: Its multiply-accumulates for one item.
+        roc_auc: Area under the curve of true over false alarms; None where nobody measured.
+        dropped_frac: Share of all views that are dropped.
+        empty_dropped_frac: Share of the views without interest that are dropped.
+        lost_frac: Share of the interesting views that are dropped, the lost recall.
+    """
+
+    views: Literal["items", "tiles"]
+    interesting: tuple[int, ...] = ()
+    least_recall: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    parameters: Annotated[int, msgspec.Meta(ge=0)]
+    macs: Annotated[int, msgspec.Meta(ge=0)]
+    roc_auc: float | None = None
+    dropped_frac: float | None = None
+    empty_dropped_frac: float | None = None
+    lost_frac: float | None = None
+
+
 class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """An answer that a segment can give for items it is sure of; they are not passed on.
 
@@ -153,12 +180,14 @@ class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):
         threshold: An item leaves where its confidence is at least this.
         answers: For each output of the model, the output of this segment that stands for it.
         left_frac: Share of all items of the validation split that left here; None where nobody counted.
+        filtering: What it drops, for a filter; None where items leave with an answer of their own.
     """
 
     confidence: str
     threshold: float
     answers: dict[str, str]
     left_frac: float | None = None
+    filtering: Filtering | None = None
 
 
 class Rate(Spec, frozen=True, kw_only=True, omit_defaults=True):

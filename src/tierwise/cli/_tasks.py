@@ -31,15 +31,26 @@ In a campaign file:
   [task]
   kind = "onnx"                        a model without its source
   file = "model.onnx"
+\b
+  [task]
+  kind = "detection"                   boxes; docs/detection.md has YOLO folders, COCO files, ONNX
+  data = { kind = "vehicles", name = "traffic-vehicles" }
+  subject = { family = "fastestdet", start = "coco" }
 """
+
+_DETECTION = {
+    "traffic-vehicles": "frames of motorways, boxes of one class (kind detection)",
+    "emergency-vehicles": "ambulances and other vehicles, boxes (kind detection)",
+}
 
 
 @click.command(epilog=_EPILOG)
 def command() -> None:
     """List the built-in tasks and show how to bring your own."""
-    width = max(map(len, task_names()))
-    for name in task_names():
-        click.echo(f"{name:<{width}}  {_ABOUT.get(name, '')}")
+    about = {name: _ABOUT.get(name, "") for name in task_names()} | _DETECTION
+    width = max(map(len, about))
+    for name, text in about.items():
+        click.echo(f"{name:<{width}}  {text}")
     click.echo(
         "\nData are read from the folder that TIERWISE_DATA names, or downloaded once and checked where a public source"
     )

@@ -7,6 +7,7 @@ from tierwise.operators._coverage import audit_coverage, optimised
 from tierwise.operators._crossing import Crossing, codec_of
 from tierwise.operators._distill import Distill
 from tierwise.operators._early_exit import EarlyExit
+from tierwise.operators._filter import Filter
 from tierwise.operators._identity import Identity
 from tierwise.operators._lesson import Lesson
 from tierwise.operators._partition import Partition, partition_cuts
@@ -25,6 +26,7 @@ __all__ = [
     "Crossing",
     "Distill",
     "EarlyExit",
+    "Filter",
     "Identity",
     "Lesson",
     "OperatorSpec",

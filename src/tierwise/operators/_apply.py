@@ -8,6 +8,7 @@ from tierwise._errors import InputError
 from tierwise.operators._bottleneck import Bottleneck, bottleneck, resolve_bottleneck
 from tierwise.operators._distill import Distill, distill, resolve_distill
 from tierwise.operators._early_exit import EarlyExit, early_exit, resolve_early_exit
+from tierwise.operators._filter import Filter, filter_empty, resolve_filter
 from tierwise.operators._identity import Identity, identity
 from tierwise.operators._partition import Partition, partition, resolve_partition
 from tierwise.operators._prune import Prune, prune, resolve_prune
@@ -38,6 +39,8 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
             return static_ptq(spec, work, context)
         case EarlyExit():
             return early_exit(spec, work, context)
+        case Filter():
+            return filter_empty(spec, work, context)
         case QAT():
             return qat(spec, work, context)
         case Partition():
@@ -47,12 +50,12 @@ def apply(spec: OperatorSpec, work: Work, context: Context) -> Work:
 
 
 def _check_boxes(spec: OperatorSpec, work: Work) -> None:
-    if work.task.boxes is not None and isinstance(spec, (Prune, Distill, Bottleneck, EarlyExit, QAT)):
+    if work.task.boxes is not None and isinstance(spec, (Prune, Distill, EarlyExit, QAT)):
         raise InputError(
             "the operator must know boxes; it works on scores of classes",
             got=spec.NAME,
             where=f"task {work.task.name!r}",
-            fix="Leave it out of the chain; partition works on boxes",
+            fix="Leave it out of the chain; partition, bottleneck, sptq and filter work on boxes",
         )
 
 
@@ -74,6 +77,8 @@ def resolve(spec: OperatorSpec, work: Work, context: Context) -> OperatorSpec:
             return resolve_static_ptq(spec)
         case EarlyExit():
             return resolve_early_exit(spec, work)
+        case Filter():
+            return resolve_filter(spec, work)
         case QAT():
             return resolve_qat(spec)
         case Partition():

@@ -26,7 +26,7 @@ from tierwise.operators._rounding import Kind, Rounding
 from tierwise.operators._surgery import Anatomy
 from tierwise.operators._widths import count_macs
 from tierwise.operators._work import Context, Stage, Work
-from tierwise.tasks import Task, Training, fine_tune
+from tierwise.tasks import Task, Training, fine_tune, task_loss
 
 __all__ = ["Bottleneck", "bottleneck", "resolve_bottleneck"]
 
@@ -96,7 +96,7 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
             f"prefixes must have at most all {channels} channels", got=prefixes[-1], where="bottleneck.prefixes"
         )
     for lesson in lessons:
-        _check(lesson, codec)
+        _check(lesson, codec, work.task)
     cuts = _cuts(work, Anatomy(work.torch_module(spec.NAME, context.progress), work.task.example()))
     cut = _half(cuts) if spec.cut == "auto" else find_cut(cuts, spec.cut)
     sides = work.task.example()[next(iter(work.task.example()))].shape[2:]
@@ -119,7 +119,14 @@ def _settled(lesson: Lesson, spec: Bottleneck) -> Lesson:
     return msgspec.structs.replace(lesson, rate=rate, epochs=max(1, round(spec.epochs_frac * lesson.epochs)))
 
 
-def _check(lesson: Lesson, codec: Kind) -> None:
+def _check(lesson: Lesson, codec: Kind, task: Task) -> None:
+    if lesson.soft > 0 and task.boxes is not None:
+        raise InputError(
+            "a detector's lessons must do without soft answers, which are scores of classes",
+            got=f"soft = {lesson.soft:g}",
+            where=f"task {task.name!r}",
+            fix="Take preset hnd, ghnd, autoencoder or end-to-end, or lessons of features and cross_entropy",
+        )
     if lesson.rate > 0 and codec != "prior":
         raise SpecError(
             "only a prior knows what a bit costs", got=f"rate with codec {codec!r}", where="bottleneck.lessons"
@@ -250,7 +257,7 @@ class _School:
             folder=self._context.lasting / f"lesson{number}",
             progress=self._context.progress,
             seed=stream_seed(self._spec.seed, "lesson", number) % 2**31,
-            objective=LessonLoss(lesson, self._teacher, chosen),
+            objective=LessonLoss(lesson, self._teacher, chosen, task_loss(self._task)),
             title=f"bottleneck {self._task.name}, lesson {number + 1}",
             schedule=_steps(lesson) if lesson.schedule == "steps" else None,
             # The metric says nothing of the rate: an early epoch may score as well with many more bits.

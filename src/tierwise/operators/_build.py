@@ -171,8 +171,15 @@ def _exit(work: Work, position: int) -> Exit | None:
         return None
     confidence, answer = exit_names(position)
     one = work.exits[position]
-    answers = {work.model.graph.output[0].name: answer}
-    return Exit(confidence=confidence, threshold=one.threshold, answers=answers, left_frac=one.left_frac)
+    boxes = work.task.boxes
+    answers = {work.model.graph.output[0].name if boxes is None else boxes.answer: answer}
+    return Exit(
+        confidence=confidence,
+        threshold=one.threshold,
+        answers=answers,
+        left_frac=one.left_frac,
+        filtering=one.filtering,
+    )
 
 
 def _files(work: Work) -> list[tuple[str, onnx.ModelProto]]:

@@ -27,7 +27,7 @@ from tierwise.codecs import (
 from tierwise.operators._rounding import Kind
 from tierwise.operators._session import open_session
 from tierwise.operators._weights import weight_bits
-from tierwise.tasks import Task, score
+from tierwise.tasks import Task
 
 if TYPE_CHECKING:
     from tierwise.operators._work import Work
@@ -119,7 +119,7 @@ def _measured(crossing: Crossing, head: onnx.ModelProto, tail: onnx.ModelProto, 
             for at in range(0, len(arrived), _BATCH)
         ]
         mean = sum(map(len, frames)) / max(1, len(frames))
-        value = score(task.metric, np.concatenate(given), labels)
+        value = task.score(np.concatenate(given), labels)
         rates.append(Rate(channels=channels, item_bytes=mean, metric=task.metric, value=float(value)))
     bits = codec.tables.bits(latents) / len(latents) if isinstance(codec, PriorCodec) else None
     return msgspec.structs.replace(crossing, rates=tuple(rates), estimated_bits=bits)

@@ -7,6 +7,7 @@ from typing import final
 
 import onnx
 
+from tierwise.artifact import Filtering
 from tierwise.capture import Cut
 
 __all__ = ["NEVER", "ExitHead", "attach", "exit_names"]
@@ -28,6 +29,7 @@ class ExitHead:
         threshold: Items leave whose confidence is at least this.
         max_drop_frac: What of the metric may be lost on the validation split, up to and with this exit.
         left_frac: Share of all items of the validation split that leave here; None before thresholds are calibrated.
+        filtering: For a filter, what it looks for and how well; None for other exits.
     """
 
     cut: str
@@ -35,6 +37,7 @@ class ExitHead:
     threshold: float
     max_drop_frac: float
     left_frac: float | None = None
+    filtering: Filtering | None = None
 
 
 def exit_names(position: int) -> tuple[str, str]:

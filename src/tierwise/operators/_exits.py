@@ -12,6 +12,7 @@ import onnx
 
 from tierwise.capture import composition_error, split
 from tierwise.operators._exit import NEVER, ExitHead, attach, exit_names
+from tierwise.operators._filtering import refit_filter
 from tierwise.operators._partition import calibration_feeds, named_cut, partition_cuts
 from tierwise.operators._session import answers
 from tierwise.operators._work import Work
@@ -24,6 +25,8 @@ _CANDIDATES = 256
 
 def refit(work: Work) -> Work:
     """``work`` with its segments made from its model as it is now, and the thresholds calibrated on it."""
+    if work.exits[0].filtering is not None:
+        return refit_filter(work)
     watched = _watched(work.model, work.exits, work.task)
     exits = _calibrated(watched, work.exits, work.task)
     segments, rest = [], work.model

@@ -23,8 +23,9 @@ class Lesson(Spec, frozen=True, kw_only=True):
         features: Where features are compared with the model's own: ``cut``: only at the cut; ``all``: there and at the
             end of every later size; or tensors, labels or module paths behind the cut.
         features_weight: Weight of their squared distances, each alike.
-        cross_entropy: Weight of the labels.
-        soft: Weight of the model's own answers (KL divergence, times T squared; Hinton et al. 2015, arXiv 1503.02531).
+        cross_entropy: Weight of the labels; of a detector, weight of its loss of boxes.
+        soft: Weight of the model's own answers (KL divergence, times T squared; Hinton et al. 2015, arXiv 1503.02531);
+            needs scores of classes.
         temperature: T.
         rate: Weight of a bit of the latent (beta); needs the prior.
         codec: How the codec takes part (`Mode`).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -127,10 +127,18 @@ class LessonLoss:
         lesson: Its terms and their weights.
         teacher: The model before: gives the answer, the features at the cut and those watched in the tail.
         watched: Which of the watched tensors, in the tail's order, this lesson compares (the cut always, if any).
+        labelled: The loss of (answer, labels) that ``cross_entropy`` weighs.
     """
 
-    def __init__(self, lesson: Lesson, teacher: nn.Module, watched: Sequence[int]) -> None:
+    def __init__(
+        self,
+        lesson: Lesson,
+        teacher: nn.Module,
+        watched: Sequence[int],
+        labelled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> None:
         self._lesson, self._teacher = lesson, teacher.eval().requires_grad_(False)
+        self._labelled = labelled
         self._watched = [0, *(1 + i for i in watched)] if lesson.features else []
 
     def __call__(self, model: nn.Module, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
@@ -149,7 +157,7 @@ class LessonLoss:
             if lesson.soft:
                 loss = loss + lesson.soft * _soft(logits, wanted, lesson.temperature)
         if lesson.cross_entropy:
-            loss = loss + lesson.cross_entropy * nn.functional.cross_entropy(logits, labels)
+            loss = loss + lesson.cross_entropy * self._labelled(logits, labels)
         if lesson.rate:
             loss = loss + lesson.rate * seen.bits.mean()
         return loss

@@ -135,7 +135,8 @@ def _exit_cuts(spec: Partition, work: Work, cuts: Sequence[Cut]) -> tuple[Cut, .
             f"a model in {spec.parts} parts must have as many exits as cuts, {spec.parts - 1}",
             got=f"{len(work.exits)} exits",
             where=f"task {work.task.name!r}",
-            fix=f"Name {spec.parts - 1} in the option cuts of early-exit, or set parts = {len(work.exits) + 1} here",
+            fix=f"Name {spec.parts - 1} in the options of the operator that adds exits, or set parts = "
+            f"{len(work.exits) + 1} here",
         )
     at_exits = tuple(named_cut(cuts, one.cut) for one in work.exits)
     if spec.cut != "auto" and {named_cut(cuts, name) for name in _names(spec)} != set(at_exits):
@@ -143,7 +144,7 @@ def _exit_cuts(spec: Partition, work: Work, cuts: Sequence[Cut]) -> tuple[Cut, .
             "a model with exits must be cut at the exits",
             got=", ".join(_names(spec)),
             where="partition",
-            fix='Name those cuts in the options of early-exit instead, and leave cut = "auto" here',
+            fix='Name those cuts in the options of the operator that adds exits instead, and leave cut = "auto" here',
         )
     return at_exits
 

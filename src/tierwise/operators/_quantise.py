@@ -26,6 +26,7 @@ from tierwise.tasks import Task
 __all__ = [
     "Isa",
     "Scheme",
+    "behind_the_arithmetic",
     "calibration_ranges",
     "compute_nodes",
     "has_attention",
@@ -68,7 +69,9 @@ def prepared(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """``model`` as the quantiser wants it: batch norms folded, constants computed, shapes inferred."""
     given, done = (str(folder / f"{name}.onnx") for name in ("given", "prepared"))
     onnx.save(model, given)
-    quant_pre_process(given, done)
+    # Symbolic inference gives up on some free batch axes, and then leaves its state in the working folder. What the
+    # quantiser asks of a tensor is its type, which the plain inference of ONNX gives.
+    quant_pre_process(given, done, skip_symbolic_shape=True)
     return load_model_with_shape_infer(Path(done))
 
 
@@ -137,6 +140,18 @@ def compute_nodes(model: onnx.ModelProto, scheme: Scheme) -> list[onnx.NodeProto
     """The operators with arithmetic that ``scheme`` quantises, in order."""
     kinds = {"MatMul", "Gemm"} if scheme.products_only else COMPUTE_OPS & QUANTISED_OPS
     return [node for node in model.graph.node if node.op_type in kinds]
+
+
+def behind_the_arithmetic(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the operators between the last products and the outputs, such as those that join a detector's answer."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    ahead, found = [value.name for value in model.graph.output], dict[str, None]()
+    while ahead:
+        node = makers.get(ahead.pop())
+        if node is not None and node.op_type not in COMPUTE_OPS and node.name not in found:
+            found[node.name] = None
+            ahead.extend(node.input)
+    return tuple(sorted(found))
 
 
 def has_attention(model: onnx.ModelProto) -> bool:

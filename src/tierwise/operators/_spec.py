@@ -13,6 +13,7 @@ from tierwise._errors import ChainError, InputError
 from tierwise.operators._bottleneck import Bottleneck
 from tierwise.operators._distill import Distill
 from tierwise.operators._early_exit import EarlyExit
+from tierwise.operators._filter import Filter
 from tierwise.operators._identity import Identity
 from tierwise.operators._partition import Partition
 from tierwise.operators._prune import Prune
@@ -23,7 +24,7 @@ from tierwise.tasks import Task
 
 __all__ = ["OPERATORS", "OperatorSpec", "chain_text", "check_chain", "parse_chain"]
 
-OperatorSpec = Identity | Prune | Distill | Bottleneck | EarlyExit | StaticPTQ | QAT | Partition
+OperatorSpec = Identity | Prune | Distill | Bottleneck | EarlyExit | Filter | StaticPTQ | QAT | Partition
 """What can stand in a chain; ``op`` tells which in TOML and JSON."""
 
 OPERATORS: tuple[
@@ -32,6 +33,7 @@ OPERATORS: tuple[
     | type[Distill]
     | type[Bottleneck]
     | type[EarlyExit]
+    | type[Filter]
     | type[StaticPTQ]
     | type[QAT]
     | type[Partition],
@@ -42,6 +44,7 @@ OPERATORS: tuple[
     Distill,
     Bottleneck,
     EarlyExit,
+    Filter,
     StaticPTQ,
     QAT,
     Partition,
@@ -172,6 +175,8 @@ def _broken_rule(chain: Sequence[OperatorSpec]) -> str:
     zeros = next((i for i, spec in enumerate(chain) if _makes_zeros(spec)), len(chain))
     if any(name in _FILLS_ZEROS for name in names[zeros:]):
         return "not train every weight after single weights were set to zero, which would fill them again"
+    if stages.count(Stage.EXIT) > 1:
+        return "have one of early-exit and filter at most"
     if stages.count(Stage.QUANTISE) > 1:
         return "have one quantising operator at most"
     if Stage.SPLIT in stages[:-1]:

@@ -17,6 +17,7 @@ from tierwise.operators._exits import refit
 from tierwise.operators._quantise import (
     Isa,
     Scheme,
+    behind_the_arithmetic,
     calibration_ranges,
     has_attention,
     integer_types,
@@ -51,7 +52,7 @@ class StaticPTQ(Spec, frozen=True, kw_only=True, tag="sptq", tag_field="op"):
     STAGE: ClassVar[Stage] = Stage.QUANTISE
     NEEDS_TORCH: ClassVar[bool] = False
     PACKAGES: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
-    REVISION: ClassVar[int] = 2
+    REVISION: ClassVar[int] = 3
 
     items: Annotated[int, msgspec.Meta(gt=0)] = 128
     per_channel: bool = True
@@ -89,7 +90,7 @@ def static_ptq(spec: StaticPTQ, work: Work, context: Context) -> Work:
         training_s=work.training_s + time.process_time() - started,
     )
     if done.crossing is not None:
-        return refitted(done)
+        done = refitted(done)
     return refit(done) if done.exits else done
 
 
@@ -100,14 +101,19 @@ def _quantised(
     with context.progress.step("quantise", count) as advance:
         floating = prepared(work.model, context.folder)
         ranges = calibration_ranges(floating, work.task, spec.items, spec.calibration, spec.percentile, advance)
-        apart = neighbours(floating) if work.crossing is not None else ()
+        latent = neighbours(floating) if work.crossing is not None else ()
+        # Scores and sides of boxes share one tensor but no range, and ONNX Runtime's integer softmax overflows at 1.
+        boxes = behind_the_arithmetic(floating) if work.task.boxes is not None else ()
+        apart = (*latent, *boxes)
         model = quantised(floating, ranges, scheme, floating=apart, scopes=work.model)
     how = f"{spec.percentile:g}th percentile" if spec.calibration == "percentile" else spec.calibration
     note = f"sptq: {integer_types(spec.isa)[2]} for {spec.isa}, {how} ranges from {count} calibration items"
     if scheme.products_only:
         note += "; matrix products only, because the model has attention masks"
-    if apart:
+    if latent:
         note += "; what makes and what reads the latent stays in float"
+    if boxes:
+        note += "; what joins the boxes stays in float"
     if spec.max_drop_frac is None:
         return model, (note,)
     model, notes = back_to_float(model, floating, ranges, scheme, work, spec.max_drop_frac, context.progress, apart)

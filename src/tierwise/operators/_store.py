@@ -17,6 +17,7 @@ import onnx
 
 from tierwise import __version__
 from tierwise._errors import StoreError
+from tierwise.artifact import Filtering
 from tierwise.operators._blueprint import Blueprint, kept_module, save_module
 from tierwise.operators._crossing import Crossing
 from tierwise.operators._exit import ExitHead
@@ -39,6 +40,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     blueprint: Blueprint | None = None
     exits: tuple[tuple[str, float, float], ...] = ()
     exits_left_frac: tuple[float | None, ...] = ()
+    exits_filtering: tuple[Filtering | None, ...] = ()
     crossing: Crossing | None = None
 
 
@@ -75,9 +77,9 @@ def load_stage(folder: Path, task: Task) -> Work | None:
         model = onnx.load(folder / "model.onnx")
         segments = tuple(onnx.load(folder / f"segment{i}.onnx") for i in range(record.segments))
         exits = tuple(
-            ExitHead(cut, onnx.load(folder / f"exit{i}.onnx"), threshold, drop, left)
-            for i, ((cut, threshold, drop), left) in enumerate(
-                zip_longest(record.exits, record.exits_left_frac[: len(record.exits)])
+            ExitHead(cut, onnx.load(folder / f"exit{i}.onnx"), threshold, drop, left, filtering)
+            for i, ((cut, threshold, drop), left, filtering) in enumerate(
+                zip_longest(record.exits, record.exits_left_frac, record.exits_filtering)
             )
         )
     except Exception as error:  # protobuf, msgspec and the file system raise unrelated errors
@@ -124,6 +126,7 @@ def save_stage(folder: Path, work: Work, temporary: Path) -> None:
         blueprint=work.blueprint,
         exits=tuple((one.cut, one.threshold, one.max_drop_frac) for one in work.exits),
         exits_left_frac=tuple(one.left_frac for one in work.exits),
+        exits_filtering=tuple(one.filtering for one in work.exits),
         crossing=work.crossing,
     )
     (stage / _RECORD).write_bytes(msgspec.json.encode(record))

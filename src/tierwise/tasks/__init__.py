@@ -29,7 +29,7 @@ from tierwise.tasks._spec import (
 from tierwise.tasks._start import started
 from tierwise.tasks._subject import build_subject
 from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score, score_classes
-from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, settled
+from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, settled, task_loss
 
 __all__ = [
     "SPLITS",
@@ -72,5 +72,6 @@ __all__ = [
     "score_classes",
     "settled",
     "started",
+    "task_loss",
     "task_names",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["detection_loss", "generalised_overlaps"]
+__all__ = ["cells_loss", "detection_loss", "generalised_overlaps"]
 
 _BOX_WEIGHT, _OBJECT_WEIGHT, _CLASS_WEIGHT = 2.0, 1.0, 0.5
 _FOCUS = 2.0
@@ -14,6 +14,13 @@ _LEAST = 1e-6
 
 
 def detection_loss(model: nn.Module, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """`cells_loss` of what ``model`` answers to ``batch``."""
+    from tierwise.tasks._training import forward
+
+    return cells_loss(forward(model, batch), labels)
+
+
+def cells_loss(answer: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Box, objectness and class loss of a batch.
 
     A box belongs to the four cells whose corners lie round its centre: a cell's offset goes through tanh, so exactly
@@ -22,13 +29,10 @@ def detection_loss(model: nn.Module, batch: dict[str, torch.Tensor], labels: tor
     logarithm. A cell that two boxes claim goes to the smaller; cells inside a crowd are not asked.
 
     Args:
-        model: Answers [n, 5 + classes, rows, columns] (`tierwise.artifact.Detections`, layout ``grid``).
-        batch: Its input.
+        answer: [n, 5 + classes, rows, columns] (`tierwise.artifact.Detections`, layout ``grid``).
         labels: [n, most, 6].
     """
-    from tierwise.tasks._training import forward
-
-    answer = forward(model, batch).float()
+    answer = answer.float()
     objectness = answer[:, 0].clamp(_LEAST, 1 - _LEAST)
     wanted, asked, cells = _targets(labels, answer.shape[2], answer.shape[3])
     goal = torch.zeros_like(objectness)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Tuned", "answer", "build_student", "fine_tune", "settled", "training_threads"]
+__all__ = ["Tuned", "answer", "build_student", "fine_tune", "settled", "task_loss", "training_threads"]
 
 _SMALL_PIXELS = 256
 """Up to this size a training step is so short that a second thread saves nothing, and on a busy machine, where threads
@@ -101,6 +101,17 @@ def fine_tune(
         keep_last=keep_last,
     )
     return Tuned(trained, tuple(remarks["history"]), remarks["seconds"])
+
+
+def task_loss(task: Task) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The loss of (answer, labels) that the labels of ``task`` call for: cross entropy, or that of boxes."""
+    if task.boxes is not None:
+        from tierwise.tasks._detection_loss import cells_loss
+
+        return cells_loss
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy
 
 
 def settled(spec: Training) -> Training:

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+
+from tierwise._errors import ChainError, InputError, SpecError
+from tierwise.artifact import open_artifact
+from tierwise.capture import run
+from tierwise.measure import Silent
+from tierwise.operators import Filter, build, chain_text, parse_chain
+from tierwise.operators._filtering import area_under_curve, least_confidence
+from tierwise.operators._views import tiles, tiles_hold
+from tierwise.runtime import Executor
+from tierwise.tasks import Split
+from tierwise.testing import check_operator
+
+FOUND = ("0", "1", "2")
+OPTIONS = {"filter": {"interesting": list(FOUND), "background": "7"}}
+
+
+def judged(artifact, task, split):
+    """Which items are dropped, which hold something, and what the artifact answers."""
+    exit = artifact.manifest.segments[0].exit
+    feeds, labels = task.tensors(task.splits[split].items), task.splits[split].labels
+    confidence = run([onnx.load(artifact.path(artifact.manifest.segments[0].file))], feeds)[exit.confidence]
+    dropped = confidence.reshape(-1) >= exit.threshold
+    return dropped, np.isin(labels, [0, 1, 2]), Executor(artifact, threads=1).run(feeds)["logits"]
+
+
+@pytest.mark.parametrize("chain", ["filter", "filter+sptq", "filter+partition", "filter+sptq+partition"])
+def test_what_holds_nothing_is_answered_on_the_device(digits, cache, chain):
+    artifact = open_artifact(build(digits, parse_chain(chain, OPTIONS), cache).directory)
+    exit = artifact.manifest.segments[0].exit
+    told = exit.filtering
+    dropped, held, answer = judged(artifact, digits, "validation")
+    assert dropped[held].mean() == pytest.approx(told.lost_frac)
+    assert told.lost_frac <= 0.01
+    assert dropped[~held].mean() == pytest.approx(told.empty_dropped_frac)
+    assert dropped.mean() == pytest.approx(told.dropped_frac)
+    assert exit.left_frac == told.dropped_frac
+    assert told.roc_auc > 0.97
+    assert told.empty_dropped_frac > 0.3
+    assert told.parameters <= 10_000
+    assert told.macs <= 0.05 * (artifact.manifest.segments[0].macs - told.macs)
+    assert (answer[dropped].argmax(1) == 7).all()
+    assert any("ROC-AUC" in note for note in artifact.manifest.provenance.notes)
+    if chain == "filter":
+        plain = build(digits, parse_chain("identity"), cache)
+        expected = Executor(plain, threads=1).run(digits.tensors(digits.splits["validation"].items))["logits"]
+        np.testing.assert_allclose(answer[~dropped], expected[~dropped], atol=1e-4)
+
+
+@pytest.mark.parametrize("chain", ["bottleneck+filter", "bottleneck+filter+sptq"])
+def test_behind_a_bottleneck_it_is_the_rate_of_zero_bytes(digits, cache, chain):
+    narrow = {"preset": "ghnd", "cut": "blocks.0", "channels": 4, "codec": "affine", "epochs_frac": 0.05}
+    artifact = build(digits, parse_chain(chain, {**OPTIONS, "bottleneck": narrow}), cache)
+    head = artifact.manifest.segments[0]
+    assert head.boundary is not None
+    assert head.boundary.tensor in {spec.name for spec in artifact.manifest.segments[1].inputs}
+    dropped, held, answer = judged(artifact, digits, "validation")
+    assert (answer[dropped].argmax(1) == 7).all()
+    assert dropped[held].mean() <= 0.01
+    assert dropped.any()
+    assert not dropped.all()
+    passage = Executor(artifact, (0, 1), threads=1).advance(digits.tensors(digits.splits["validation"].items))
+    assert len(passage.tensors[head.boundary.tensor]) == (~dropped).sum()
+
+
+def test_the_curve_and_the_threshold_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    held = rng.random(60) < 0.5
+    found = np.round(np.where(held, rng.normal(0.4, 0.2, 60), rng.normal(0.6, 0.2, 60)), 1).astype(np.float32)
+    pairs = list(itertools.product(found[held], found[~held]))
+    assert area_under_curve(found, held) == pytest.approx(np.mean([(a < b) + 0.5 * (a == b) for a, b in pairs]))
+    for recall in (1.0, 0.9, 0.5):
+        threshold = least_confidence(found, held, recall)
+        assert (found[held] >= threshold).mean() <= 1 - recall + 1e-9
+        lower = np.max(found[held & (found < threshold)])
+        assert (found[held] >= lower).mean() > 1 - recall
+
+
+def test_tiles_come_from_one_frame_and_slivers_are_left_out():
+    pictures = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8)
+    cut = tiles(pictures)
+    assert cut.shape == (4, 1, 8, 8)
+    assert [float(tile.mean()) for tile in cut] == [13.5, 17.5, 45.5, 49.5]
+    # One box in the first tile that reaches a little into the second, and a crowd in the third.
+    labels = np.array([[[0.1, 0.1, 0.55, 0.4, 0, 0], [0.1, 0.6, 0.4, 0.9, 0, 1], [0, 0, 0, 0, -1, 0]]], np.float32)
+    held, clear = tiles_hold(labels)
+    assert held.tolist() == [True, False, False, False]
+    assert clear.tolist() == [True, False, False, True]
+
+
+def test_the_contract_holds(torch_task, onnx_task):
+    for task in (torch_task, onnx_task):
+        check_operator(Filter(interesting=("1", "2"), epochs=2, most_macs_frac=0.5), task)
+
+
+def test_it_stands_where_exits_do():
+    for text in ("filter+partition", "bottleneck+filter", "bottleneck+filter+sptq", "distill+filter+qat"):
+        assert chain_text(parse_chain(text)) == text
+    for text, legal in (
+        ("filter+bottleneck", r"bottleneck\+filter"),
+        ("sptq+filter", r"filter\+sptq"),
+        ("partition+filter", r"filter\+partition"),
+        ("filter+early-exit", "filter"),
+    ):
+        with pytest.raises(ChainError, match=f"nearest legal chain is '{legal}'"):
+            parse_chain(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "some of 0, 1, .*, not all, but got none"),
+        ({"interesting": ("x",)}, "but got x"),
+        ({"interesting": tuple("0123456789")}, "not all"),
+        ({"interesting": ("1",), "background": "1"}, "must not be of interest"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(torch_task, cache, options, message):
+    with pytest.raises(SpecError, match=message):
+        build(torch_task, (Filter(**options),), cache)
+
+
+def test_a_filter_that_is_too_large_or_has_nothing_to_learn_is_refused(torch_task, cache):
+    with pytest.raises(InputError, match="at most 3 parameters"):
+        build(torch_task, (Filter(interesting=("1",), most_parameters=3),), cache)
+    splits = {**torch_task.splits, "validation": Split([], np.zeros(0, np.int64))}
+    task = dataclasses.replace(torch_task, splits=splits, fingerprint="6" * 64)
+    with pytest.raises(InputError, match="validation items with and without something of interest, but got 0 with"):
+        build(task, (Filter(interesting=("1",), most_macs_frac=0.5),), cache)
+
+
+class Killed(Silent):
+    """Stops a build where it says that a filter is trained."""
+
+    def step(self, title, steps):
+        if title == "train filter":
+            raise KeyboardInterrupt
+        return super().step(title, steps)
+
+
+def test_a_killed_build_leaves_nothing_and_the_next_one_goes_on(torch_task, tmp_path):
+    chain = (Filter(interesting=("1", "2"), epochs=2, most_macs_frac=0.5),)
+    whole = build(torch_task, chain, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        build(torch_task, chain, tmp_path / "killed", progress=Killed())
+    assert not (tmp_path / "killed" / "artifacts").exists()
+    again = build(torch_task, chain, tmp_path / "killed")
+    assert again.path("segment0.onnx").read_bytes() == whole.path("segment0.onnx").read_bytes()
+    assert again.manifest.segments == whole.manifest.segments
