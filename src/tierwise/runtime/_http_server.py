@@ -91,7 +91,7 @@ def http_server(
 
 
 def _give_way() -> None:
-    """On a single core, let who computes go on until its time is up: what arrives then costs one change, not each one."""
+    """On a single core, let who computes go on until its time is up: what arrives costs one change."""
     if sys.platform == "linux" and len(os.sched_getaffinity(0)) == 1:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
