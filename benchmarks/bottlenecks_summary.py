@@ -201,6 +201,9 @@ def savings_table(cells: Mapping[str, Cell]) -> Iterator[str]:
     yield from _table(("method", "setting", "points lost", *head), rows)
 
 
+TABLES = (methods_table, savings_table, pairs_table, ratios_table, pictures_table, estimates_table)
+
+
 def main() -> None:
     """Print all tables of one task."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -209,7 +212,7 @@ def main() -> None:
     whole = cells["whole"]
     print(f"Whole model: {100 * whole['test']['accuracy']:.2f} % on {item_count(whole)} test pictures, ", end="")
     print(f"{100 * whole['validation']['accuracy']:.2f} % on validation, {whole['macs'] / 1e6:.1f} M MACs")
-    for part in (methods_table, savings_table, pairs_table, ratios_table, pictures_table, estimates_table):
+    for part in TABLES:
         print(f"\n{str(part.__doc__).splitlines()[0]}\n")
         print("\n".join(part(cells)))
 
