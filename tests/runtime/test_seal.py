@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tierwise._errors import ArtifactError, InputError, RemoteError
+from tierwise._errors import ArtifactError, InputError, RemoteError, TierwiseError
 from tierwise.artifact import Artifact, Boundary, Rate, TensorInput, open_artifact, read_files
 from tierwise.codecs import (
     AffineCodec,
@@ -170,6 +170,61 @@ def test_a_prior_travels_with_the_artifact(
     expected = Executor(artifact).run(inputs)["y"]
     with split(nodes, "prior", artifact) as pipeline:
         np.testing.assert_array_equal(pipeline.infer(inputs).outputs["y"], expected)
+
+
+@pytest.mark.parametrize("codec", ["affine", "prior"])
+def test_one_artifact_serves_two_rates_at_once(
+    nodes: list[Any], tmp_path: Path, make: Callable[..., Artifact], inputs: Inputs, codec: str
+) -> None:
+    table = ChannelTable(0.0, 0, (1 << 12,) * 16)
+    tables = write_affine(TABLES) if codec == "affine" else write_prior(PriorTables((table,) * 6))
+    artifact = coded(tmp_path / "a", make, tables, codec)
+    seal = seal_at(artifact, 1)
+    assert seal is not None
+    latent = {"h": Executor(artifact, (0, 1)).run(inputs)["h"]}
+    shares = {f"{codec}-{channels}": channels for channels in (2, 6)}
+    pipelines = {name: split(nodes, name, artifact, channels) for name, channels in shares.items()}
+    sizes = {}
+    for name in (*shares, *shares):  # in turn, both being loaded
+        reply = pipelines[name].infer(inputs)
+        opened = seal.open(seal.close(latent, shares[name]))
+        expected = Executor(artifact, (1, 3)).run({**inputs, **opened})["y"]
+        np.testing.assert_array_equal(reply.outputs["y"], expected)
+        sizes[name] = reply.bytes_up
+    assert sizes[f"{codec}-2"] < sizes[f"{codec}-6"]
+    for pipeline in pipelines.values():
+        pipeline.close()
+
+
+def test_no_channels_are_no_rate(nodes: list[Any], affine: Artifact) -> None:
+    with pytest.raises(TierwiseError, match="channels"):
+        split(nodes, "none", affine, channels=0)
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_a_prefix_that_is_no_rate_is_read_as_the_prefix_it_is(affine: Artifact, channels: int) -> None:
+    """What may be sent is a matter of accuracy that was measured; what a frame holds is plain from the frame."""
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    latent = np.full((2, 6), 0.5, np.float32)
+    opened = seal.open(seal.close({"h": latent}, channels))["h"]
+    np.testing.assert_allclose(opened[:, :channels], latent[:, :channels], atol=0.01)
+    assert not opened[:, channels:].any()
+
+
+def test_more_channels_than_there_are_and_frames_of_others_are_refused(
+    affine: Artifact, tmp_path: Path, make: Callable[..., Artifact]
+) -> None:
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    wide = AffineCodec(AffineTables(8, (0.0,) * 7, (0.02,) * 7))
+    with pytest.raises(InputError, match=r"a frame must hold items of shape \[6\]"):
+        seal.open({"h": np.frombuffer(encode(wide, np.zeros((1, 7), np.float32)), np.uint8)})
+    other = seal_at(coded(tmp_path / "b", make, write_affine(TABLES), "affine", scale=-2.0), 1)
+    assert other is not None
+    for channels in (None, 2):
+        with pytest.raises(InputError, match="Deploy both parts from one artifact"):
+            seal.open(other.close({"h": np.zeros((1, 6), np.float32)}, channels))
 
 
 def test_the_codec_of_tables_is_the_one_of_the_room(affine: Artifact) -> None:

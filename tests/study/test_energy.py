@@ -1,10 +1,10 @@
-"""A short study, its nodes real processes, beside a powercap tree whose counter a thread moves like a processor's."""
+"""A short study, its nodes real processes, beside a powercap tree whose counter a process moves like a processor's."""
 
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
-import threading
 import time
 import types
 from collections.abc import Iterator
@@ -51,33 +51,41 @@ WATTS, RANGE_UJ = 50.0, 150_000_000
 """The counter wraps every three seconds."""
 
 
+COUNTER = """
+import sys, time
+from pathlib import Path
+zone, watts, range_uj, began = Path(sys.argv[1]), *map(float, sys.argv[2:])
+while zone.exists():
+    uj = int(watts * 1e6 * (time.monotonic() - began)) % (int(range_uj) + 1)
+    (zone / "next").write_text(f"{uj}\\n")
+    (zone / "next").replace(zone / "energy_uj")
+    time.sleep(0.001)
+"""
+
+
 @contextmanager
 def counting(root: Path) -> Iterator[list[int]]:
-    """A package that draws 50 W all the time; its counter is put in place whole, so that no reader finds half of it."""
+    """A package that draws 50 W all the time; its counter is put in place whole, so that no reader finds half of it.
+
+    It is moved by a process of its own: a thread of this one would stand still whenever the study computes, and the
+    joules of a request would be those of another.
+    """
     zone = root / "class/powercap/intel-rapl:0"
     zone.mkdir(parents=True)
     (zone / "name").write_text("package-0\n")
     (zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
-    done, wraps, began = threading.Event(), [0], time.monotonic()
-
-    def count() -> None:
-        uj = int(WATTS * 1e6 * (time.monotonic() - began))
-        wraps[0] = uj // (RANGE_UJ + 1)
-        (zone / "next").write_text(f"{uj % (RANGE_UJ + 1)}\n")
-        (zone / "next").replace(zone / "energy_uj")
-
-    def go_on() -> None:
-        while not done.wait(0.001):
-            count()
-
-    count()
-    thread = threading.Thread(target=go_on)
-    thread.start()
+    wraps, began = [0], time.monotonic()
+    asked = [sys.executable, "-S", "-c", COUNTER, *map(str, (zone, WATTS, RANGE_UJ, began))]
+    process = subprocess.Popen(asked)
     try:
+        while not (zone / "energy_uj").exists():
+            time.sleep(0.005)
         yield wraps
+        assert process.poll() is None
     finally:
-        done.set()
-        thread.join()
+        process.kill()
+        process.wait()
+        wraps[0] = int(WATTS * 1e6 * (time.monotonic() - began)) // (RANGE_UJ + 1)
 
 
 @pytest.fixture(scope="module")

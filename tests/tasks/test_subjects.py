@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tierwise._errors import SpecError
-from tierwise.tasks import Bert, FullSize, ResNet, ResNeXt, Roberta, Subject
+from tierwise.tasks import Bert, DenseNet, FullSize, Inception, MobileNetV2, ResNet, ResNeXt, Roberta, Subject
 from tierwise.tasks._encoder import build_encoder
-from tierwise.tasks._residual import residual_plan
 from tierwise.tasks._subject import build_subject
 
 
@@ -44,6 +45,33 @@ def test_full_size_networks_have_the_published_size(architecture: str, published
     assert answer.shape == (1, 1000)
 
 
+def test_other_families_have_the_published_size() -> None:
+    with torch.device("meta"):
+        assert parameters(build_subject(MobileNetV2(), classes=1000)) == 3_504_872
+        assert parameters(build_subject(DenseNet(depth=100), classes=10)) == 769_162
+        inception = build_subject(Inception(), classes=10)
+    # Table 1 of arXiv 1611.03530 counts 1,649,402: its batch norms have no scale.
+    scales = sum(module.weight.numel() for module in inception.modules() if isinstance(module, nn.BatchNorm2d))
+    assert parameters(inception) - scales == 1_649_402
+
+
+# Table 4 of arXiv 1801.04381 and the authors' list of checkpoints, at 224x224.
+@pytest.mark.parametrize(("width_frac", "millions"), [(1.4, 582), (1.0, 300), (0.35, 59)])
+def test_mobile_networks_have_the_published_arithmetic(width_frac: float, millions: float) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counted:
+        build_subject(MobileNetV2(width_frac=width_frac), classes=1000).eval()(torch.empty(1, 3, 224, 224))
+    assert counted.get_total_flops() / 2e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize("reduction", [8, 16, 32])
+def test_mobile_networks_reduce_as_asked(reduction: Literal[8, 16, 32]) -> None:
+    seen: list[torch.Size] = []
+    net = build_subject(MobileNetV2(width_frac=0.1, reduction=reduction), classes=3).eval()
+    net.blocks.register_forward_hook(lambda *call: seen.append(call[2].shape))  # type: ignore[union-attr]
+    net(torch.zeros(1, 3, 64, 96))
+    assert seen[0][2:] == (64 // reduction, 96 // reduction)
+
+
 @pytest.mark.parametrize(
     ("subject", "millions"),
     [
@@ -66,6 +94,9 @@ def test_small_networks_have_about_the_published_size(subject: Subject, millions
         ResNet(depth=14, width=5),
         ResNet(depth=11, block="bottleneck", width=8),
         ResNeXt(depth=11, width=4, cardinality=2, group_width=3),
+        MobileNetV2(width_frac=0.1, reduction=8),
+        DenseNet(depth=10, growth=3),
+        Inception(width=7),
     ],
 )
 def test_small_networks_take_small_pictures(subject: Subject) -> None:
@@ -86,11 +117,13 @@ def test_encoders_have_the_published_size() -> None:
         (ResNet(depth=3), "but got 3. Take 8 or 14."),
         (ResNet(depth=2), "but got 2. Take 8 or 14."),
         (ResNeXt(depth=30), "must be 9n+2 .* but got 30. Take 29 or 38."),
+        (DenseNet(depth=41), "must be 6n+4 .* but got 41. Take 40 or 46."),
+        (DenseNet(depth=4), "but got 4. Take 10 or 16."),
     ],
 )
-def test_a_depth_that_is_not_there(subject: ResNet | ResNeXt, message: str) -> None:
+def test_a_depth_that_is_not_there(subject: Subject, message: str) -> None:
     with pytest.raises(SpecError, match=message.replace("+", r"\+")) as caught:
-        residual_plan(subject)
+        build_subject(subject, classes=2)
     assert str(caught.value).startswith("task.subject.depth: ")
 
 
@@ -109,7 +142,10 @@ def test_padding_is_not_seen() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("subject", [Bert(), Roberta(), ResNet(depth=8, width=4)])
+@pytest.mark.parametrize(
+    "subject",
+    [Bert(), Roberta(), ResNet(depth=8, width=4), MobileNetV2(width_frac=0.1), DenseNet(depth=10), Inception(width=12)],
+)
 def test_subjects_export_with_a_free_batch(subject: Subject) -> None:
     torch.manual_seed(0)
     net = build_subject(subject, classes=3, channels=1).eval()

@@ -24,8 +24,8 @@ Method = Literal["min-max", "percentile", "entropy"]
 Range = tuple[float, float]
 Feeds = Mapping[str, npt.NDArray[Any]]
 
-QUANTISED_OPS = frozenset(QLinearOpsRegistry) | frozenset(QDQRegistry)
-"""Operator types that ONNX Runtime's quantiser knows."""
+QUANTISED_OPS = (frozenset(QLinearOpsRegistry) | frozenset(QDQRegistry)) - {"BatchNormalization"}
+"""Operator types that ONNX Runtime's quantiser knows; a batch norm that could not be folded has no integer kernel."""
 
 _BINS = 2048
 _STEP = 16

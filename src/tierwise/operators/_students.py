@@ -7,7 +7,21 @@ from typing import assert_never
 import msgspec
 
 from tierwise._errors import InputError
-from tierwise.tasks import Bert, FastestDet, FullSize, ResNet, ResNeXt, Roberta, Subject, Task, Training, settled
+from tierwise.tasks import (
+    Bert,
+    DenseNet,
+    FastestDet,
+    FullSize,
+    Inception,
+    MobileNetV2,
+    ResNet,
+    ResNeXt,
+    Roberta,
+    Subject,
+    Task,
+    Training,
+    settled,
+)
 
 __all__ = ["derive", "tuning"]
 
@@ -57,6 +71,16 @@ def derive(subject: Subject, depth_frac: float, width_frac: float) -> Subject:
                 width=_rounded(width * width_frac, _CHANNELS, width),
                 group_width=max(1, round(group_width * width_frac)),
             )
+        case MobileNetV2(width_frac=share):
+            smaller = msgspec.structs.replace(subject, width_frac=max(0.05, share * width_frac))
+        case DenseNet(depth=depth, growth=growth):
+            smaller = msgspec.structs.replace(
+                subject,
+                depth=6 * max(1, round((depth - 4) // 6 * depth_frac)) + 4,
+                growth=max(1, round(growth * width_frac)),
+            )
+        case Inception(width=width):
+            smaller = msgspec.structs.replace(subject, width=_rounded(width * width_frac, 6, width))
         case FullSize(architecture=name):
             raise InputError(
                 "the student of a network of published shape must be named",

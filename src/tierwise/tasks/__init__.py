@@ -6,6 +6,7 @@ Importing this room brings no torch; building or training a model does.
 from tierwise.tasks._box_labels import box_labels
 from tierwise.tasks._box_scores import BoxScores, MapDifference, map_difference
 from tierwise.tasks._load import load_task
+from tierwise.tasks._picture_spec import DenseNet, Inception, MobileNetV2
 from tierwise.tasks._spec import (
     Bert,
     BuiltinTask,
@@ -36,13 +37,16 @@ __all__ = [
     "BoxScores",
     "BuiltinTask",
     "CocoFiles",
+    "DenseNet",
     "DetectionTask",
     "FastestDet",
     "FullSize",
+    "Inception",
     "Item",
     "LazySplits",
     "MapDifference",
     "Metric",
+    "MobileNetV2",
     "ModuleTask",
     "OnnxTask",
     "ResNeXt",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tierwise._errors import SpecError
+from tierwise.tasks._conv_norm import ConvNorm, classify, initialise
 from tierwise.tasks._spec import FullSize, ResNet, ResNeXt
 
 __all__ = ["ResidualNet", "ResidualPlan", "residual_plan"]
@@ -107,7 +108,7 @@ class ResidualNet(nn.Module):
         super().__init__()
         large = plan.stem == "large"
         stride = 2 if large else plan.stem_stride
-        self.stem = _ConvNorm(channels, plan.stem_width, kernel=7 if large else 3, stride=stride)
+        self.stem = ConvNorm(channels, plan.stem_width, kernel=7 if large else 3, stride=stride)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         stages: list[nn.Module] = []
         arriving = plan.stem_width
@@ -119,29 +120,13 @@ class ResidualNet(nn.Module):
                 arriving = out
         self.blocks = nn.Sequential(*stages)
         self.classifier = nn.Linear(arriving, classes)
-        _initialise(self)
+        initialise(self)
+        _begin_near_identity(self)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Logits [n, classes] of pictures [n, channels, height, width]."""
         features = self.blocks(self.pool(torch.relu(self.stem(input))))
-        # A mean over both axes, written as pooling: quantisers know the operator.
-        pooled = nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
-        logits: torch.Tensor = self.classifier(pooled)
-        return logits
-
-
-@final
-class _ConvNorm(nn.Module):
-    """A convolution without bias and its batch norm; an exporter folds them into one."""
-
-    def __init__(self, arriving: int, leaving: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(arriving, leaving, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(leaving)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        normed: torch.Tensor = self.norm(self.conv(x))
-        return normed
+        return classify(features, self.classifier)
 
 
 @final
@@ -151,16 +136,16 @@ class _Block(nn.Module):
     def __init__(self, arriving: int, inner: int, out: int, *, stride: int, plan: ResidualPlan) -> None:
         super().__init__()
         if plan.block == "basic":
-            layers = [_ConvNorm(arriving, inner, kernel=3, stride=stride), _ConvNorm(inner, out, kernel=3)]
+            layers = [ConvNorm(arriving, inner, kernel=3, stride=stride), ConvNorm(inner, out, kernel=3)]
         else:
             layers = [
-                _ConvNorm(arriving, inner, kernel=1),
-                _ConvNorm(inner, inner, kernel=3, stride=stride, groups=plan.groups),
-                _ConvNorm(inner, out, kernel=1),
+                ConvNorm(arriving, inner, kernel=1),
+                ConvNorm(inner, inner, kernel=3, stride=stride, groups=plan.groups),
+                ConvNorm(inner, out, kernel=1),
             ]
         self.layers = nn.ModuleList(layers)
         same = stride == 1 and arriving == out
-        self.shortcut = nn.Identity() if same else _ConvNorm(arriving, out, kernel=1, stride=stride)
+        self.shortcut = nn.Identity() if same else ConvNorm(arriving, out, kernel=1, stride=stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x
@@ -170,11 +155,9 @@ class _Block(nn.Module):
         return torch.relu(added)
 
 
-def _initialise(net: nn.Module) -> None:
+def _begin_near_identity(net: nn.Module) -> None:
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, _Block):
+        if isinstance(module, _Block):
             # Every block starts near the identity, which lets short trainings take large steps (Goyal et al. 2017,
             # arXiv 1706.02677, section 5.1, start at exactly 0). Not at 0: an untrained network shall have branches
             # with real numbers in them, of moderate size at any depth, so that it can be quantised and compared.

@@ -9,6 +9,7 @@ import msgspec
 from tierwise._config import Spec
 from tierwise._errors import SpecError
 from tierwise.artifact import Detections, InputEncoding
+from tierwise.tasks._picture_spec import DenseNet, Inception, MobileNetV2
 
 __all__ = [
     "Bert",
@@ -210,7 +211,7 @@ class FastestDet(Spec, frozen=True, tag="fastestdet", tag_field="family", kw_onl
     start: Literal["coco"] | None = None
 
 
-Subject = ResNet | ResNeXt | FullSize | Bert | Roberta | FastestDet
+Subject = ResNet | ResNeXt | FullSize | MobileNetV2 | DenseNet | Inception | Bert | Roberta | FastestDet
 
 
 class Training(Spec, frozen=True, kw_only=True):

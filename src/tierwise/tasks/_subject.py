@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tierwise.tasks._picture_spec import DenseNet, Inception, MobileNetV2
 from tierwise.tasks._spec import Bert, FastestDet, Roberta, Subject
 
 if TYPE_CHECKING:
@@ -24,14 +25,25 @@ def build_subject(subject: Subject, *, classes: int, channels: int = 3) -> nn.Mo
         SpecError: A depth that the family does not have.
         UnavailableError: A text subject, and transformers is not installed.
     """
+    from tierwise.tasks._densenet import DenseNetNet
     from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
     from tierwise.tasks._fastestdet import FastestDetNet
+    from tierwise.tasks._inception import InceptionNet
+    from tierwise.tasks._mobilenet import MobileNetV2Net
     from tierwise.tasks._residual import ResidualNet, residual_plan
 
-    if isinstance(subject, Bert):
-        return BertClassifier(subject, classes=classes)
-    if isinstance(subject, Roberta):
-        return RobertaClassifier(subject, classes=classes)
-    if isinstance(subject, FastestDet):
-        return FastestDetNet(subject, classes=classes)
-    return ResidualNet(residual_plan(subject), channels=channels, classes=classes)
+    match subject:
+        case Bert():
+            return BertClassifier(subject, classes=classes)
+        case Roberta():
+            return RobertaClassifier(subject, classes=classes)
+        case FastestDet():
+            return FastestDetNet(subject, classes=classes)
+        case MobileNetV2():
+            return MobileNetV2Net(subject, channels=channels, classes=classes)
+        case DenseNet():
+            return DenseNetNet(subject, channels=channels, classes=classes)
+        case Inception():
+            return InceptionNet(subject, channels=channels, classes=classes)
+        case _:
+            return ResidualNet(residual_plan(subject), channels=channels, classes=classes)

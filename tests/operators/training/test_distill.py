@@ -17,7 +17,18 @@ from tierwise.operators import Context, Distill, Work, apply, build, parse_chain
 from tierwise.operators._distillation import Distillation, matching_layers
 from tierwise.operators._inheritance import inherit
 from tierwise.operators._students import derive, tuning
-from tierwise.tasks import Bert, FullSize, ResNet, ResNeXt, Roberta, Training, build_student
+from tierwise.tasks import (
+    Bert,
+    DenseNet,
+    FullSize,
+    Inception,
+    MobileNetV2,
+    ResNet,
+    ResNeXt,
+    Roberta,
+    Training,
+    build_student,
+)
 from tierwise.testing import check_operator
 
 SHORT = Training(epochs=1, batch=64, learning_rate=1e-3, precision="float32")
@@ -95,6 +106,9 @@ def test_layers_of_equal_depth_are_paired(digits):
         (ResNet(depth=20, width=16), (0.5, 0.5), ResNet(depth=14, width=8)),
         (ResNet(depth=29, width=32, block="bottleneck"), (0.3, 1), ResNet(depth=11, width=32, block="bottleneck")),
         (ResNeXt(), (1, 0.5), ResNeXt(width=32, group_width=32)),
+        (MobileNetV2(), (0.5, 0.5), MobileNetV2(width_frac=0.5)),
+        (DenseNet(), (0.5, 0.5), DenseNet(depth=22, growth=6)),
+        (Inception(), (1, 0.5), Inception(width=48)),
         (Bert(size="mini"), (0.5, 0.5), Bert(size="mini", layers=2, hidden=128)),
         (Roberta(size="tiny"), (0.5, 1), Roberta(size="tiny", layers=1, hidden=128)),
     ],

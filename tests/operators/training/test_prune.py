@@ -18,7 +18,19 @@ from tierwise.operators._blueprint import Blueprint, kept_module, save_module, s
 from tierwise.operators._channels import ChannelGroup, channel_groups, channel_scores, remove_channels
 from tierwise.operators._widths import count_macs, latency_frac, search_widths, widths_at
 from tierwise.operators._work import Work
-from tierwise.tasks import Bert, ResNet, ResNeXt, Roberta, Split, Task, Training, build_student
+from tierwise.tasks import (
+    Bert,
+    DenseNet,
+    Inception,
+    MobileNetV2,
+    ResNet,
+    ResNeXt,
+    Roberta,
+    Split,
+    Task,
+    Training,
+    build_student,
+)
 from tierwise.testing import check_operator
 
 SHORT = Training(epochs=1, batch=64, learning_rate=1e-3, precision="float32")
@@ -160,6 +172,20 @@ def test_grouped_convolutions_keep_their_groups():
     assert conv.groups == 4
     assert conv.in_channels % 8 == conv.out_channels % 8 == 0
     assert 0.45 <= found.reached_frac <= 0.5
+
+
+@pytest.mark.parametrize(
+    "subject", [MobileNetV2(width_frac=0.5, reduction=8), DenseNet(depth=16, growth=16), Inception(width=48)]
+)
+def test_channels_that_are_concatenated_or_filtered_alone_leave_together(subject):
+    task, net = untrained(subject, size=16)
+    found = search(net, task, macs_frac=0.5)
+    assert 0.4 <= found.reached_frac <= 0.5
+    scores = channel_scores(net, task.example(), "magnitude")
+    before = sum(tensor.numel() for tensor in net.parameters())
+    remove_channels(net, task.example(), found.widths, scores)
+    assert sum(tensor.numel() for tensor in net.parameters()) < 0.8 * before
+    assert net(*task.example().values()).shape == (2, 10)
 
 
 @pytest.mark.parametrize("subject", [Bert(size="mini", vocabulary=300), Roberta(size="mini", vocabulary=300)])
