@@ -181,6 +181,17 @@ def ratios_table(cells: Mapping[str, Cell]) -> Iterator[str]:
     yield from _table(("points", "entropic-student B", *(name.replace("_", " ") for name in others)), rows)
 
 
+def inputs_table(cells: Mapping[str, Cell]) -> Iterator[str]:
+    """Bytes of files at the whole model's accuracy less some points."""
+    whole = cells["whole"]["test"]["accuracy"]
+    curves = {f"{kind} {key}": picture_curve(cells, kind, key) for kind in ("webp", "jpeg") for key in _INPUTS}
+    rows = []
+    for loss in _LOSSES:
+        found = [bytes_at(curve, whole - loss) for curve in curves.values()]
+        rows.append((f"-{100 * loss:.0f}", *(_NONE if one is None else f"{one:.0f}" for one in found)))
+    yield from _table(("points", *(name.replace("_", " ") for name in curves)), rows)
+
+
 def savings_table(cells: Mapping[str, Cell]) -> Iterator[str]:
     """Share of bytes that each int8 bottleneck saves, and what it loses."""
     whole = cells["whole"]["test"]
@@ -201,7 +212,7 @@ def savings_table(cells: Mapping[str, Cell]) -> Iterator[str]:
     yield from _table(("method", "setting", "points lost", *head), rows)
 
 
-TABLES = (methods_table, savings_table, pairs_table, ratios_table, pictures_table, estimates_table)
+TABLES = (methods_table, savings_table, pairs_table, ratios_table, inputs_table, pictures_table, estimates_table)
 
 
 def main() -> None:
