@@ -13,7 +13,7 @@ from tierwise.artifact import Artifact, InputLimits, Preprocessor, request_tenso
 from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
-from tierwise.runtime._hop import Account, ask_account, count_hop
+from tierwise.runtime._hop import CHANNELS, Account, ask_account, count_hop
 from tierwise.runtime._line import Line
 from tierwise.runtime._observer import Forwarded, Observer
 from tierwise.runtime._passage import Passage, merge
@@ -137,6 +137,7 @@ class Served:
         if unknown:
             raise InputError(f"outputs must be among {self._output_names}", got=repr(unknown[0]))
         batcher, forward = self._batcher, self._forward
+        channels = self._channels(call)
         if batcher is not None:
             passage = self._compute(batcher, call, visit)
             if forward is None or passage.all_left:
@@ -145,12 +146,24 @@ class Served:
             with visit.computing("encode"):
                 sent = passage.tensors
                 if self._closing is not None:
-                    sent = self._closing.close(sent, self.share.channels)
+                    sent = self._closing.close(sent, channels)
                 onward = infer_request(self._forward_model, sent, call.wanted)
             response, account = self._pass_on(forward, onward, call, visit)
             return self._rejoined(wanted, passage, response, account, call, visit)
         assert forward is not None, "the constructor refuses a share with neither segments nor a way on"
         return self._answer(*self._pass_on(forward, self._unchanged(call, visit), call, visit), call, visit)
+
+    def _channels(self, call: Call) -> int | None:
+        """How many channels of the latent this request sends on; a share without segments leaves that to the next."""
+        asked = call.parameters.get(CHANNELS)
+        if asked is None or self._batcher is None:
+            return self.share.channels
+        if self._closing is None or isinstance(asked, bool) or not isinstance(asked, int):
+            raise InputError(
+                f"{CHANNELS} must be a whole number, for a model that sends a coded latent", got=asked, where=self.name
+            )
+        self._closing.check_channels(asked)
+        return asked
 
     def _answer(self, outputs: Tensors | Framed, account: Account, call: Call, visit: Visit) -> Answer:
         return Answer(self.name, self.version, call.id, outputs, account, visit, call)
@@ -161,7 +174,11 @@ class Served:
             with visit.computing("decode"):
                 tensors = call.contents.tensors()
             with visit.computing("encode"):
-                return infer_request(self._forward_model, tensors, call.wanted)
+                onward = infer_request(self._forward_model, tensors, call.wanted)
+            asked = call.parameters.get(CHANNELS)
+            if isinstance(asked, int):
+                onward.message.parameters[CHANNELS].int64_param = asked
+            return onward
         request = call.contents
         request.message.model_name, request.message.model_version = self._forward_model, ""
         return request
