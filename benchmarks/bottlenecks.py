@@ -1,30 +1,34 @@
-"""Bytes against accuracy: every bottleneck preset beside JPEG and WebP of the input, on one task.
+"""Bytes against accuracy: every bottleneck method beside JPEG and WebP of the input, on one task.
 
-    python benchmarks/bottlenecks.py fashion-mnist OUT [--seeds 3] [--epochs-frac 1.0] [--only ghnd] [--train-items N]
-    python benchmarks/bottlenecks.py fashion-mnist OUT --save
+    python benchmarks/bottlenecks.py tiny-imagenet-20 OUT [--seeds 3] [--epochs-frac 0.5] [--only ghnd] [--save]
 
 Each cell (method, setting, seed) is one file in OUT; what is there is not done again, and a cell that was killed goes
 on from its last epoch. Every cell holds the validation split, by which settings are chosen, and the test split, which
 is reported. Bytes are frames of single items; of pictures the whole file, and the file less that of a flat picture,
-since of small ones most is header. ``--save`` writes all cells and the environment to docs/results/.
+since of small ones most is header. ``--save`` writes all cells that are there and the environment to docs/results/,
+without doing any; `bottlenecks_summary.py` makes tables of that file.
 
-Beside the presets: ``joint`` trains everything by cross entropy from the model's tail (what BottleFit is better than on
-ImageNet, and was not in a small pilot), ``unfrozen`` is BottleFit with its encoder trained in the second stage too, and
-both and BottleFit come with a tenth of the labels, which the first stage of BottleFit does not need.
+Methods at equal bytes see the same pictures for the same number of epochs: ``hnd`` and ``ghnd`` 20 of features,
+``bottlefit`` 10 and 10, ``joint`` 20 of labels (all of it trained, from the model's own tail), ``unfrozen`` BottleFit
+with its encoder trained in the second stage too, both also with a tenth of the labels and as many steps;
+``--epochs-frac`` shortens all alike. ``whole`` is the model that they begin from.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from tierwise.artifact import Artifact
+from tierwise.artifact import Artifact, ImageInput
 from tierwise.codecs import (
     AffineCodec,
     Codec,
@@ -41,18 +45,80 @@ from tierwise.codecs import (
 from tierwise.measure import Silent, read_environment
 from tierwise.operators import Bottleneck, Identity, Lesson, build
 from tierwise.runtime import Executor
-from tierwise.tasks import BuiltinTask, Task, load_task, score
+from tierwise.tasks import BuiltinTask, ResNet, Task, Training, load_task, score
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SPLITS = ("validation", "test")
-CHANNELS = (1, 2, 4, 8)
-BETAS = (0.02, 0.08, 0.32, 1.28, 5.12)
-QUALITIES = {"jpeg": (5, 10, 20, 35, 50, 75, 95), "webp": (0, 5, 10, 20, 35, 50, 75, 90)}
+QUALITIES = {"jpeg": (5, 10, 20, 50, 75, 95), "webp": (0, 5, 10, 20, 35, 50, 75, 90), "png": (0,)}
 FEW_LABELS = 0.1
 BATCH = 256
+Cell = dict[str, Any]
+Named = tuple[str, str, Bottleneck]
 
-_FEATURES = Lesson(features="all", epochs=10, milestones=(0.5,))
-_BY_LABELS = Lesson(trains=("encoder", "decoder", "tail"), cross_entropy=1.0, codec="round", epochs=20)
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared on one task.
+
+    Attributes:
+        task: The model that bottlenecks are made of; trained until it is worth compressing.
+        cut: Between the parts that are replaced and kept.
+        stride: Side of the picture over that of the latent.
+        channels: Of the latents in 8 bits; the first is the tight one, for which all methods are compared.
+        betas: Weights of a bit for Entropic Student, on squared features.
+        end_to_end_betas: The same on cross entropy, which is thousands of times smaller.
+        train_frac: Share of the train split that bottlenecks see.
+    """
+
+    task: BuiltinTask
+    cut: str = "blocks.5"
+    stride: int = 8
+    channels: tuple[int, ...] = (3, 8)
+    betas: tuple[float, ...] = (0.16, 0.64, 2.56)
+    end_to_end_betas: tuple[float, ...] = (2e-4, 1e-3)
+    train_frac: float = 1.0
+
+
+_SGD = Training(epochs=30, batch=64, optimiser="sgd", learning_rate=0.1, weight_decay=5e-4, shift_pixels=4, flip=True)
+PLANS = {
+    "digits": Plan(BuiltinTask(name="digits"), cut="blocks.0", stride=2, channels=(1, 2)),
+    "tiny-imagenet-20": Plan(
+        BuiltinTask(
+            name="tiny-imagenet-20",
+            subject=ResNet(depth=20, width=16, stem_stride=2, start="cifar10"),
+            training=_SGD,
+        )
+    ),
+    "fashion-mnist": Plan(
+        BuiltinTask(
+            name="fashion-mnist",
+            subject=ResNet(depth=14, width=16),
+            training=msgspec.structs.replace(_SGD, epochs=10, batch=128, learning_rate=0.2, shift_pixels=1),
+        ),
+        cut="blocks.3",
+        stride=4,
+        channels=(1, 3),
+        # 20,000 pictures.
+        train_frac=0.367,
+    ),
+    "cifar10-jpeg": Plan(
+        BuiltinTask(
+            name="cifar10-jpeg",
+            subject=ResNet(depth=20, width=16, start="cifar10"),
+            training=msgspec.structs.replace(_SGD, epochs=6, batch=128, shift_pixels=3),
+        ),
+        stride=4,
+        channels=(2, 4),
+        train_frac=0.45,
+    ),
+}
+
+_FEATURES = Lesson(features="all", epochs=20, milestones=(0.25, 0.5, 0.75))
+_FIRST = msgspec.structs.replace(_FEATURES, epochs=10, milestones=(0.5,))
+_BY_LABELS = Lesson(
+    trains=("encoder", "decoder", "tail"), cross_entropy=1.0, codec="round", epochs=20, schedule="cosine"
+)
+# The papers take a rate of 1e-3, for a hundred times as many steps.
 _BEHIND = Lesson(
     trains=("decoder", "tail"),
     cross_entropy=0.5,
@@ -60,32 +126,62 @@ _BEHIND = Lesson(
     codec="round",
     epochs=10,
     optimiser="sgd",
+    learning_rate=1e-2,
     weight_decay=5e-4,
     milestones=(0.5,),
 )
+_UNFROZEN = msgspec.structs.replace(_BEHIND, trains=("encoder", "decoder", "tail"))
+_WITH_RATE = msgspec.structs.replace(_FIRST, codec="noise", rate=1.0, milestones=(0.5, 0.8))
+_ALL_WITH_RATE = msgspec.structs.replace(_BY_LABELS, codec="noise", rate=1.0)
 
 
-def settings() -> Iterator[tuple[str, str, Bottleneck]]:
-    """(method, setting, spec without a seed)."""
-    for channels in CHANNELS:
-        name = f"{channels}ch"
-        for preset in ("hnd", "ghnd", "bottlefit", "autoencoder"):
-            yield preset, name, Bottleneck(preset=preset, channels=channels)  # type: ignore[arg-type]
-        yield "joint", name, Bottleneck(preset="bottlefit", channels=channels, lessons=(_BY_LABELS,))
-        unfrozen = msgspec.structs.replace(_BEHIND, trains=("encoder", "decoder", "tail"))
-        yield "unfrozen", name, Bottleneck(preset="bottlefit", channels=channels, lessons=(_FEATURES, unfrozen))
-        few = [
-            # As many steps as with all labels: what is compared is labels, not time.
-            msgspec.structs.replace(one, train_frac=FEW_LABELS, epochs=round(one.epochs / FEW_LABELS))
-            for one in (_BY_LABELS, _BEHIND)
-        ]
-        yield "joint-few-labels", name, Bottleneck(preset="bottlefit", channels=channels, lessons=(few[0],))
-        lessons = (_FEATURES, few[1])
-        yield "bottlefit-few-labels", name, Bottleneck(preset="bottlefit", channels=channels, lessons=lessons)
-    for beta in BETAS:
-        yield "entropic-student", f"beta {beta:g}", Bottleneck(preset="entropic-student", rate=beta)
-        # Cross entropy is of the order of 1 where squared features are of the order of 1,000.
-        yield "end-to-end", f"beta {beta / 1000:g}", Bottleneck(preset="end-to-end", rate=beta / 1000)
+def settings(plan: Plan) -> Iterator[list[Named]]:
+    """Groups of (method, setting, spec without a seed), what decides most first."""
+    tight, *wide = plan.channels
+    yield list(_features_and_labels(plan, tight))
+    yield [
+        *_with_prior(plan, "entropic-student", plan.betas, (_WITH_RATE, _BEHIND)),
+        *_with_prior(plan, "end-to-end", plan.end_to_end_betas, (_ALL_WITH_RATE,)),
+    ]
+    yield [named for channels in wide for named in _features_and_labels(plan, channels)]
+    own = _narrow(plan, tight)
+    for method, lessons in (
+        ("unfrozen", (_FIRST, _UNFROZEN)),
+        ("joint-few-labels", (_few(_BY_LABELS),)),
+        ("bottlefit-few-labels", (_FIRST, _few(_BEHIND))),
+    ):
+        yield [(method, f"{tight}ch", _seeing(own, plan, lessons))]
+
+
+def _narrow(plan: Plan, channels: int) -> Bottleneck:
+    return Bottleneck(preset="bottlefit", cut=plan.cut, stride=plan.stride, width=32, channels=channels)
+
+
+def _features_and_labels(plan: Plan, channels: int) -> Iterator[Named]:
+    methods: dict[str, tuple[Lesson, ...]] = {
+        "hnd": (msgspec.structs.replace(_FEATURES, features="cut"),),
+        "ghnd": (_FEATURES,),
+        "bottlefit": (_FIRST, _BEHIND),
+        "joint": (_BY_LABELS,),
+    }
+    for method, lessons in methods.items():
+        yield method, f"{channels}ch", _seeing(_narrow(plan, channels), plan, lessons)
+
+
+def _with_prior(plan: Plan, preset: Any, betas: tuple[float, ...], lessons: tuple[Lesson, ...]) -> Iterator[Named]:
+    for beta in betas:
+        own = Bottleneck(preset=preset, cut=plan.cut, stride=plan.stride, channels=12, rate=beta)
+        yield preset, f"beta {beta:g}", _seeing(own, plan, lessons)
+
+
+def _few(lesson: Lesson) -> Lesson:
+    """With a tenth of the labels, for as many steps: what is compared is labels, not time."""
+    return msgspec.structs.replace(lesson, train_frac=FEW_LABELS, epochs=round(lesson.epochs / FEW_LABELS))
+
+
+def _seeing(spec: Bottleneck, plan: Plan, lessons: tuple[Lesson, ...]) -> Bottleneck:
+    seen = [msgspec.structs.replace(one, train_frac=plan.train_frac * one.train_frac) for one in lessons]
+    return msgspec.structs.replace(spec, lessons=tuple(seen))
 
 
 def codec_of(artifact: Artifact) -> Codec:
@@ -98,61 +194,79 @@ def codec_of(artifact: Artifact) -> Codec:
     return AffineCodec(read_affine(content)) if boundary.codec == "affine" else RawCodec()
 
 
-def narrow_cell(task: Task, spec: Bottleneck, cache: Path) -> dict[str, Any]:
+def narrow_cell(task: Task, spec: Bottleneck, cache: Path) -> Cell:
     """Build one bottleneck and measure it."""
     artifact = build(task, (spec,), cache)
     head, tail, codec = Executor(artifact, (0, 1)), Executor(artifact, (1, 2)), codec_of(artifact)
     (name,) = [one.name for one in head.outputs]
-    found: dict[str, Any] = {}
+    found: Cell = {}
     for split in SPLITS:
-        items, sizes, answers = task.splits[split].items, list[int](), []
+        items, frames, bits, answers = task.splits[split].items, list[bytes](), 0.0, []
         for start in range(0, len(items), BATCH):
             latents = head.run(task.tensors(items[start : start + BATCH]))[name]
-            frames = [encode(codec, latents[i : i + 1]) for i in range(len(latents))]
-            sizes += map(len, frames)
-            arrived = np.ascontiguousarray(np.concatenate([decode(codec, frame) for frame in frames]))
+            sent = [encode(codec, latents[i : i + 1]) for i in range(len(latents))]
+            arrived = np.ascontiguousarray(np.concatenate([decode(codec, frame) for frame in sent]))
             answers.append(next(iter(tail.run({name: arrived}).values())))
-        logits = np.concatenate(answers)
-        found[split] = {
-            "bytes": float(np.mean(sizes)),
-            task.metric: float(score(task.metric, logits, task.splits[split].labels)),
-        }
-        if split == "test":
-            right = logits.argmax(1) == task.splits[split].labels
-            # For paired tests between methods.
-            found[split]["wrong"] = np.flatnonzero(~right).tolist()
+            frames += sent
+            bits += codec.tables.bits(latents) if isinstance(codec, PriorCodec) else 0.0
+        found[split] = _judged(task, split, np.concatenate(answers))
+        found[split]["bytes"] = float(np.mean([len(frame) for frame in frames]))
+        if isinstance(codec, PriorCodec):
+            found[split]["estimated_payload_bytes"] = bits / 8 / len(items)
     first = artifact.manifest.segments[0]
-    assert first.boundary is not None
+    assert first.boundary is not None, "a bottleneck has a boundary"
     provenance = artifact.manifest.provenance
     return {
         **found,
         "encoder_bits": first.boundary.encoder_bits,
         "encoder_macs": first.macs,
         "training_s": provenance.training_s,
-        "notes": list(provenance.notes),
         "spec": provenance.specs[-1],
     }
 
 
-def picture_cell(task: Task, kind: Any, quality: int, cache: Path) -> dict[str, Any]:
+def whole_cell(task: Task, cache: Path) -> Cell:
+    """The model that all of them begin from, on items as they are."""
+    artifact = build(task, (Identity(),), cache)
+    executor = Executor(artifact)
+    assert isinstance(task.encoding, ImageInput), "the plans are of pictures"
+    found: Cell = {}
+    for split in SPLITS:
+        items = task.splits[split].items
+        found[split] = _judged(task, split, _answers(executor, task, items))
+        found[split]["raw_bytes"] = task.encoding.height * task.encoding.width * task.encoding.channels
+    return {**found, "macs": artifact.manifest.segments[0].macs}
+
+
+def picture_cell(task: Task, kind: Any, quality: int, cache: Path) -> Cell:
     """The whole model on pictures that crossed as files."""
     executor = Executor(build(task, (Identity(),), cache))
-    found: dict[str, Any] = {}
+    found: Cell = {}
     for split in SPLITS:
         pictures = [pixels(item) for item in task.splits[split].items]
         files = [encode_picture(picture, kind, quality) for picture in pictures]
-        arrived = [
-            as_sent(decode_picture(file), picture.shape[2]) for file, picture in zip(files, pictures, strict=True)
-        ]
-        answers = [
-            next(iter(executor.run(task.tensors(arrived[at : at + BATCH])).values()))
-            for at in range(0, len(arrived), BATCH)
-        ]
-        header = header_bytes(kind, quality, *pictures[0].shape)
+        # A task of encoded pictures takes the file as it came; one of pixels is given them.
+        encoded = isinstance(task.splits[split].items[0], bytes)
+        arrived = files if encoded else [as_sent(decode_picture(file), pictures[0].shape[2]) for file in files]
         mean = float(np.mean([len(file) for file in files]))
-        value = float(score(task.metric, np.concatenate(answers), task.splits[split].labels))
-        found[split] = {"bytes": mean, "bytes_without_header": mean - header, task.metric: value}
+        header = header_bytes(kind, quality, *pictures[0].shape)
+        found[split] = _judged(task, split, _answers(executor, task, arrived))
+        found[split] |= {"bytes": mean, "bytes_without_header": mean - header}
     return found
+
+
+def _answers(executor: Executor, task: Task, items: Sequence[Any]) -> np.ndarray:
+    parts = [executor.run(task.tensors(items[at : at + BATCH])) for at in range(0, len(items), BATCH)]
+    return np.concatenate([next(iter(part.values())) for part in parts])
+
+
+def _judged(task: Task, split: str, logits: np.ndarray) -> Cell:
+    labels = task.splits[split].labels
+    judged: Cell = {task.metric: float(score(task.metric, logits, labels))}
+    if split == "test":
+        # One bit an item, for paired tests between methods.
+        judged["right"] = base64.b64encode(np.packbits(logits.argmax(1) == labels)).decode()
+    return judged
 
 
 def pixels(item: Any) -> np.ndarray:
@@ -172,48 +286,65 @@ def as_sent(picture: np.ndarray, channels: int) -> np.ndarray:
     return np.rint(picture.mean(2, keepdims=True)).astype(np.uint8)
 
 
-def write(path: Path, cell: dict[str, Any]) -> None:
+def write(path: Path, content: str) -> None:
     """All of it or nothing."""
     stage = path.with_suffix(".part")
-    stage.write_text(json.dumps(cell, indent=1), encoding="utf-8")
+    stage.write_text(content, encoding="utf-8")
     stage.replace(path)
+
+
+def save(name: str, cells: Path) -> Path:
+    """All finished cells and the environment into one file, one cell a line."""
+    every = [json.dumps(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(cells.glob("*.json"))]
+    environment = json.dumps(msgspec.to_builtins(read_environment()))
+    task = json.dumps(msgspec.to_builtins(PLANS[name].task))
+    lines = ",\n".join(every)
+    path = RESULTS / f"bottlenecks-{name}.json"
+    write(path, f'{{"environment": {environment},\n"task": {task},\n"cells": [\n{lines}\n]}}\n')
+    return path
+
+
+def todo(plan: Plan, seeds: int, epochs_frac: float) -> Iterator[tuple[str, Callable[[Task, Path], Cell]]]:
+    """Names of the cells and how each is done."""
+    yield "whole", whole_cell
+    for kind, qualities in QUALITIES.items():
+        for quality in qualities:
+            yield f"{kind} q{quality}", lambda task, out, kind=kind, q=quality: picture_cell(task, kind, q, out)
+    # All seeds of what decides before anything else, so that what is there after some hours says something.
+    for group, seed in product(settings(plan), range(seeds)):
+        for method, setting, spec in group:
+            seeded = msgspec.structs.replace(spec, seed=seed, epochs_frac=epochs_frac)
+            yield (
+                f"{method} {setting} seed {seed}",
+                lambda task, out, seeded=seeded: narrow_cell(task, seeded, out),
+            )
 
 
 def main() -> None:
     """Do the cells that are not done."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=("digits", "fashion-mnist", "cifar10-jpeg", "tiny-imagenet-20"))
+    parser.add_argument("task", choices=tuple(PLANS))
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs-frac", type=float, default=1.0)
     parser.add_argument("--only", default="", help="methods that begin so")
-    parser.add_argument("--train-items", type=int)
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
     cells = asked.out / "cells"
-    cells.mkdir(exist_ok=True)
-    task = load_task(BuiltinTask(name=asked.task, train_items=asked.train_items), asked.out / "task", Silent())
-    todo: list[tuple[str, Any]] = [
-        (f"{kind} q{quality}", (kind, quality)) for kind, qualities in QUALITIES.items() for quality in qualities
-    ]
-    for seed in range(asked.seeds):
-        for method, setting, spec in settings():
-            spec = msgspec.structs.replace(spec, seed=seed, epochs_frac=asked.epochs_frac)
-            todo.append((f"{method} {setting} seed {seed}", spec))
-    for name, what in todo:
+    cells.mkdir(parents=True, exist_ok=True)
+    if asked.save:
+        print(save(asked.task, cells))
+        return
+    plan = PLANS[asked.task]
+    task = load_task(plan.task, asked.out / "task", Silent())
+    for name, measured in todo(plan, asked.seeds, asked.epochs_frac):
         path = cells / f"{name.replace(' ', '_')}.json"
         if path.exists() or not name.startswith(asked.only):
             continue
-        is_picture = isinstance(what, tuple)
-        cell = picture_cell(task, *what, asked.out) if is_picture else narrow_cell(task, what, asked.out)
-        write(path, {"cell": name, **cell})
+        cell = {"cell": name, "epochs_frac": asked.epochs_frac, **measured(task, asked.out)}
+        write(path, json.dumps(cell, indent=1))
         told = cell["validation"]
-        print(f"{name}: {told['bytes']:.1f} B, {task.metric} {told[task.metric]:.4f} on validation", flush=True)
-    if asked.save:
-        every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(cells.glob("*.json"))]
-        environment = msgspec.to_builtins(read_environment())
-        write(RESULTS / f"bottlenecks-{asked.task}.json", {"environment": environment, "cells": every})
+        print(f"{name}: {told.get('bytes', 0):.1f} B, {task.metric} {told[task.metric]:.4f} on validation", flush=True)
 
 
 if __name__ == "__main__":

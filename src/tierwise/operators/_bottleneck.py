@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import msgspec
 import onnx
@@ -17,16 +17,17 @@ from tierwise._errors import InputError, SpecError
 from tierwise._seeds import stream_seed
 from tierwise.capture import Cut, export, find_cut
 from tierwise.operators._crossing import LATENT, crossing_of, refitted
+from tierwise.operators._folding import folded
 from tierwise.operators._lesson import Lesson
 from tierwise.operators._narrow import Family, Shape, narrow_pair
-from tierwise.operators._narrowed import Deployed, LessonLoss, Narrowed
+from tierwise.operators._narrowed import Deployed, LessonLoss, Narrowed, stops_at_the_cut
 from tierwise.operators._partition import partition_cuts
 from tierwise.operators._recipes import RECIPES, Preset
 from tierwise.operators._rounding import Kind, Rounding
 from tierwise.operators._surgery import Anatomy
 from tierwise.operators._widths import count_macs
 from tierwise.operators._work import Context, Stage, Work
-from tierwise.tasks import Task, Training, fine_tune, task_loss
+from tierwise.tasks import Task, Training, fine_tune, settled, task_loss
 
 __all__ = ["Bottleneck", "bottleneck", "resolve_bottleneck"]
 
@@ -55,6 +56,8 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
         rate: Weight of a bit, in place of that of every lesson that has one.
         epochs_frac: Share of the lessons' epochs, for preset ones; at least one each.
         items: Calibration items that ranges and medians are fixed on.
+        precision: Of decoder, tail and teacher while training; ``auto`` takes bfloat16 where the CPU has instructions
+            for it. The encoder and the codec always learn in float32.
         seed: Root of initial weights, noise and order.
     """
 
@@ -62,7 +65,7 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
     STAGE: ClassVar[Stage] = Stage.NARROW
     NEEDS_TORCH: ClassVar[bool] = True
     PACKAGES: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
-    REVISION: ClassVar[int] = 1
+    REVISION: ClassVar[int] = 2
 
     preset: Preset = "bottlefit"
     cut: str = "auto"
@@ -77,6 +80,7 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
     rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
     epochs_frac: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     items: Positive = 512
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
 
@@ -111,6 +115,7 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
         lessons=tuple(_named(lesson, cuts, cut) for lesson in lessons),
         rate=None,
         epochs_frac=1.0,
+        precision=settled(Training(epochs=1, precision=spec.precision)).precision,
     )
 
 
@@ -219,7 +224,8 @@ class _School:
         anatomy = Anatomy(module, self._example)
         compared = {name for lesson in spec.lessons for name in lesson.features} - {spec.cut}
         self._watched = sorted(compared, key=_position(_cuts(work, anatomy)))
-        self._teacher = anatomy.tail(None, (spec.cut, *self._watched))
+        self._teacher = folded(anatomy.tail(None, (spec.cut, *self._watched)))
+        self._short_teacher = folded(anatomy.head(spec.cut))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(spec.seed, "bottleneck"))
             self._narrowed = self._built(anatomy)
@@ -250,6 +256,7 @@ class _School:
             self._settle()
         narrowed.learn(lesson)
         chosen = [i for i, name in enumerate(self._watched) if name in lesson.features]
+        teacher = self._short_teacher if stops_at_the_cut(lesson) else self._teacher
         tuned = fine_tune(
             narrowed,
             _shortened(self._task, lesson.train_frac),
@@ -257,7 +264,7 @@ class _School:
             folder=self._context.lasting / f"lesson{number}",
             progress=self._context.progress,
             seed=stream_seed(self._spec.seed, "lesson", number) % 2**31,
-            objective=LessonLoss(lesson, self._teacher, chosen, task_loss(self._task)),
+            objective=LessonLoss(lesson, teacher, chosen, task_loss(self._task)),
             title=f"bottleneck {self._task.name}, lesson {number + 1}",
             schedule=_steps(lesson) if lesson.schedule == "steps" else None,
             # The metric says nothing of the rate: an early epoch may score as well with many more bits.
@@ -279,8 +286,7 @@ class _School:
             weight_decay=lesson.weight_decay,
             shift_pixels=own.shift_pixels if own is not None else 0,
             flip=own.flip if own is not None else False,
-            # Rounding to 256 levels and a density's tails need more digits than bfloat16 has.
-            precision="float32",
+            precision=self._spec.precision,
         )
 
     def _settle(self) -> None:

@@ -9,11 +9,12 @@ from typing import final
 import torch
 from torch import nn
 
+from tierwise.operators._folding import folded
 from tierwise.operators._lesson import Lesson
 from tierwise.operators._rounding import Rounding
 from tierwise.tasks import answer
 
-__all__ = ["Deployed", "LessonLoss", "Narrowed", "Seen"]
+__all__ = ["Deployed", "LessonLoss", "Narrowed", "Seen", "stops_at_the_cut"]
 
 
 @final
@@ -57,11 +58,18 @@ class Narrowed(nn.Module):
         self.decoder, self.tail = decoder, tail
         self._prefixes = tuple(prefixes)
         self._lesson = Lesson()
+        # In a tuple, so that it is no part of this module: neither kept nor laid out nor optimised with it.
+        self._swift: tuple[nn.Module, ...] = ()
         self.seen: Seen | None = None
 
     def learn(self, lesson: Lesson) -> None:
-        """Let only what ``lesson`` trains be changed from now on."""
+        """Let only what ``lesson`` trains be changed from now on.
+
+        A tail that keeps its weights is trained through as a copy with its norms folded into its convolutions; one that
+        the loss does not ask for is left out of training.
+        """
         self._lesson = lesson
+        self._swift = () if "tail" in lesson.trains else (folded(self.tail),)
         self.requires_grad_(False)
         for part in self._learning():
             part.requires_grad_(True)
@@ -81,11 +89,16 @@ class Narrowed(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The answer; `seen` holds the rest."""
-        latent = self.encoder(self.front(x))
-        arrived, bits = self.rounding(latent, self._lesson.codec, self._sent())
+        """The answer; `seen` holds the rest. In a lesson that ends at the cut, while training, only `seen` says any."""
+        # In float32 whatever the rest is in: 256 levels and a density's tails need more digits than bfloat16 has.
+        with torch.autocast("cpu", enabled=False):
+            latent = self.encoder(self.front(x))
+            arrived, bits = self.rounding(latent, self._lesson.codec, self._sent())
         decoded = self.decoder(arrived)
-        made = self.tail(decoded)
+        if self.training and stops_at_the_cut(self._lesson):
+            self.seen = Seen((decoded,), bits)
+            return torch.zeros(())
+        made = (self._swift[0] if self.training and self._swift else self.tail)(decoded)
         answers, watched = (made[0], made[1:]) if isinstance(made, tuple) else (made, ())
         self.seen = Seen((decoded, *watched), bits)
         first: torch.Tensor = answers
@@ -125,7 +138,8 @@ class LessonLoss:
 
     Args:
         lesson: Its terms and their weights.
-        teacher: The model before: gives the answer, the features at the cut and those watched in the tail.
+        teacher: The model before, as `folded` gives it: the answer, the features at the cut and those watched in the
+            tail; for a lesson that ends at the cut only those there.
         watched: Which of the watched tensors, in the tail's order, this lesson compares (the cut always, if any).
         labelled: The loss of (answer, labels) that ``cross_entropy`` weighs.
     """
@@ -137,30 +151,43 @@ class LessonLoss:
         watched: Sequence[int],
         labelled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> None:
-        self._lesson, self._teacher = lesson, teacher.eval().requires_grad_(False)
-        self._labelled = labelled
+        self._lesson, self._teacher, self._labelled = lesson, teacher, labelled
         self._watched = [0, *(1 + i for i in watched)] if lesson.features else []
 
     def __call__(self, model: nn.Module, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """The loss of a `Narrowed` on a batch."""
         lesson = self._lesson
-        logits = answer(model, batch)
+        logits = answer(model, batch).float()
         seen = model.seen
         assert isinstance(seen, Seen), "a forward pass leaves what it saw"
         loss = logits.new_zeros(())
         if self._watched or lesson.soft:
-            with torch.no_grad():
-                wanted, *features = self._teacher(*batch.values())
+            wanted, features = self._told(batch)
             for i in self._watched:
-                distance = (seen.features[i] - features[i]).square().flatten(1).sum(1).mean()
+                # Subtracted in float32: of two bfloat16 that nearly agree little is left.
+                distance = (seen.features[i].float() - features[i].float()).square().flatten(1).sum(1).mean()
                 loss = loss + lesson.features_weight * distance
             if lesson.soft:
-                loss = loss + lesson.soft * _soft(logits, wanted, lesson.temperature)
+                loss = loss + lesson.soft * _soft(logits, wanted.float(), lesson.temperature)
         if lesson.cross_entropy:
             loss = loss + lesson.cross_entropy * self._labelled(logits, labels)
         if lesson.rate:
             loss = loss + lesson.rate * seen.bits.mean()
         return loss
+
+    @torch.no_grad()
+    def _told(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """The teacher's answer and features."""
+        given = next(iter(batch.values())).contiguous(memory_format=torch.channels_last)
+        made = self._teacher(given)
+        if isinstance(made, tuple):
+            return made[0], made[1:]
+        return made.new_zeros(()), (made,)
+
+
+def stops_at_the_cut(lesson: Lesson) -> bool:
+    """Whether the loss of a resolved lesson needs nothing behind the cut."""
+    return len(lesson.features) == 1 and not lesson.soft and not lesson.cross_entropy
 
 
 def _soft(logits: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:

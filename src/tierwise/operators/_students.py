@@ -60,7 +60,10 @@ def derive(subject: Subject, depth_frac: float, width_frac: float) -> Subject:
                 subject,
                 depth=_depth(depth, 6 if block == "basic" else 9, depth_frac),
                 width=_rounded(width * width_frac, _CHANNELS, width),
+                start=None,
             )
+            if (smaller.depth, smaller.width) == (depth, width):
+                smaller = subject
         case ResNeXt(depth=depth, width=width, group_width=group_width):
             smaller = msgspec.structs.replace(
                 subject,

@@ -12,6 +12,7 @@ from tierwise._errors import SpecError
 from tierwise.artifact import ImageInput, InputEncoding, TextInput
 from tierwise.measure import Progress
 from tierwise.tasks._datasets import DATASETS, Dataset
+from tierwise.tasks._residual_files import check_start
 from tierwise.tasks._source import Source
 from tierwise.tasks._spec import Bert, BuiltinName, BuiltinTask, FastestDet, ResNet, Roberta, Subject, Training
 from tierwise.tasks._splits import cut
@@ -54,7 +55,8 @@ def resolved(spec: BuiltinTask) -> BuiltinTask:
     """
     subject, training = _DEFAULTS[spec.name]
     spec = msgspec.structs.replace(spec, subject=spec.subject or subject, training=spec.training or training)
-    text = DATASETS[spec.name].image is None
+    image = DATASETS[spec.name].image
+    text = image is None
     if text != isinstance(spec.subject, (Bert, Roberta)) or isinstance(spec.subject, FastestDet):
         families = "bert or roberta" if text else "resnet, resnext or full-size"
         raise SpecError(
@@ -64,6 +66,8 @@ def resolved(spec: BuiltinTask) -> BuiltinTask:
         )
     if isinstance(spec.subject, (Bert, Roberta)):
         spec = msgspec.structs.replace(spec, subject=started(spec.subject))
+    if isinstance(spec.subject, ResNet):
+        check_start(spec.subject, channels=image.channels if image is not None else 0)
     if text and spec.input_pixels is not None:
         raise SpecError(f"{spec.name} has no pixels", got=spec.input_pixels, where="task.input_pixels")
     return spec
@@ -98,11 +102,19 @@ def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: i
         files["tokenizer.json"] = _tokenizer(home / "tokenizer.json", subject, splits)
 
     def model(progress: Progress) -> nn.Module:
+        from tierwise.tasks._residual_start import load_cifar_weights
         from tierwise.tasks._training import trained
 
         channels = dataset.image.channels if dataset.image is not None else 3
+
+        def build() -> nn.Module:
+            module = build_subject(subject, classes=len(dataset.labels), channels=channels)
+            if isinstance(subject, ResNet) and subject.start is not None:
+                load_cifar_weights(module, subject.depth, Source(folder, progress))
+            return module
+
         return trained(
-            lambda: build_subject(subject, classes=len(dataset.labels), channels=channels),
+            build,
             task,
             training,
             seed=spec.seed,
@@ -143,7 +155,8 @@ def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:
     asked = msgspec.to_builtins(spec)
     # A subject's options that are not given decide nothing; so a new one does not rename what was trained before.
     asked["subject"] = {key: value for key, value in asked["subject"].items() if value is not None}
-    start = asked["subject"].pop("start", None)  # a folder may move; what is in it decides
+    text = isinstance(spec.subject, (Bert, Roberta))
+    start = asked["subject"].pop("start", None) if text else None  # a folder may move; what is in it decides
     decisive = {
         "revision": REVISION,
         "spec": asked,
@@ -151,7 +164,7 @@ def _fingerprint(spec: BuiltinTask, dataset: Dataset) -> str:
         "cut": [dataset.calibration_items, dataset.validation_items, dataset.test_items],
         "encoding": msgspec.to_builtins(_encoding(spec, dataset)),
     }
-    if isinstance(spec.subject, (Bert, Roberta)):
+    if text:
         decisive["padding"] = "left out of training"
     if start is not None:
         decisive["tokenizer"] = hashlib.sha256(open_start(start).tokenizer()).hexdigest()

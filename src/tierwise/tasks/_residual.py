@@ -28,6 +28,7 @@ class ResidualPlan:
         inner: Channels of the 3x3 convolutions of the first stage.
         out: Channels that leave the first stage.
         groups: Groups of the bottleneck's 3x3 convolution.
+        stem_stride: Of a small stem; a large one has 2.
     """
 
     stem: Literal["small", "large"]
@@ -37,6 +38,7 @@ class ResidualPlan:
     inner: int
     out: int
     groups: int = 1
+    stem_stride: int = 1
 
 
 # (blocks, block, groups, channels of one group in the first stage), He et al. 2016 table 1 and Xie et al. 2017 table 1;
@@ -66,10 +68,12 @@ def residual_plan(subject: ResNet | ResNeXt | FullSize) -> ResidualPlan:
             blocks, block, groups, group_width = _FULL_SIZE[name]
             out = 64 if block == "basic" else 256
             return ResidualPlan("large", block, blocks, 64, groups * group_width, out, groups)
-        case ResNet(depth=depth, width=width, block="basic"):
-            return ResidualPlan("small", "basic", (_stage_blocks(depth, 6),) * 3, width, width, width)
-        case ResNet(depth=depth, width=width):
-            return ResidualPlan("small", "bottleneck", (_stage_blocks(depth, 9),) * 3, width, width, 4 * width)
+        case ResNet(depth=depth, width=width, block="basic", stem_stride=stride):
+            blocks = (_stage_blocks(depth, 6),) * 3
+            return ResidualPlan("small", "basic", blocks, width, width, width, stem_stride=stride or 1)
+        case ResNet(depth=depth, width=width, stem_stride=stride):
+            blocks = (_stage_blocks(depth, 9),) * 3
+            return ResidualPlan("small", "bottleneck", blocks, width, width, 4 * width, stem_stride=stride or 1)
         case ResNeXt(depth=depth, width=width, cardinality=groups, group_width=group_width):
             blocks = (_stage_blocks(depth, 9),) * 3
             return ResidualPlan("small", "bottleneck", blocks, width, groups * group_width, 4 * width, groups)
@@ -103,7 +107,8 @@ class ResidualNet(nn.Module):
     def __init__(self, plan: ResidualPlan, *, channels: int, classes: int) -> None:
         super().__init__()
         large = plan.stem == "large"
-        self.stem = ConvNorm(channels, plan.stem_width, kernel=7 if large else 3, stride=2 if large else 1)
+        stride = 2 if large else plan.stem_stride
+        self.stem = ConvNorm(channels, plan.stem_width, kernel=7 if large else 3, stride=stride)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         stages: list[nn.Module] = []
         arriving = plan.stem_width

@@ -53,11 +53,17 @@ class ResNet(Spec, frozen=True, tag="resnet", tag_field="family", kw_only=True):
         depth: 6n+2 with basic blocks, 9n+2 with bottlenecks.
         width: Channels of the first stage (a wide network is one with more; arXiv 1605.07146).
         block: ``basic`` (two 3x3) or ``bottleneck`` (1x1, 3x3, 1x1 with four times the channels going out).
+        stem_stride: Of the first convolution; None is 1. 2 makes pictures of 64 pixels cost what those of 32 do.
+        start: ``cifar10`` starts from published weights for CIFAR-10 (depth 20, 32 or 56, width 16, colour pictures;
+            the classifier only where there are ten classes); None from random ones. They saw all training pictures of
+            CIFAR-10, which our validation split of it is cut from: of that task trust the test split alone.
     """
 
     depth: Positive = 8
     width: Positive = 16
     block: Literal["basic", "bottleneck"] = "basic"
+    stem_stride: Literal[1, 2] | None = None
+    start: Literal["cifar10"] | None = None
 
 
 class ResNeXt(Spec, frozen=True, tag="resnext", tag_field="family", kw_only=True):
