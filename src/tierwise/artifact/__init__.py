@@ -41,6 +41,7 @@ from tierwise.artifact._signature import (
     trusted_keys,
     verify,
 )
+from tierwise.artifact._training_step import Optimiser, Trained, TrainingPlan, TrainingStep
 
 __all__ = [
     "FORMAT",
@@ -59,6 +60,7 @@ __all__ = [
     "InputLimits",
     "Manifest",
     "NodeAudit",
+    "Optimiser",
     "Preprocessor",
     "Provenance",
     "Rate",
@@ -67,6 +69,9 @@ __all__ = [
     "TensorInput",
     "TensorSpec",
     "TextInput",
+    "Trained",
+    "TrainingPlan",
+    "TrainingStep",
     "TrustedKey",
     "detect",
     "detections_spec",
