@@ -97,7 +97,7 @@ def _exported(
                 output_names=list(outputs),
                 opset_version=_OPSET,
                 verbose=False,
-                optimize=axes is None,
+                optimize=False,  # its optimiser takes additions of 1e-8, as Adam has, for additions of zero
             )
     except Exception as error:  # torch.export and the ONNX exporter raise many trees of their own
         cause: BaseException = error

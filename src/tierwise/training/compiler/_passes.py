@@ -38,18 +38,29 @@ def update_at_once(graph: fx.GraphModule) -> None:
     """
     nodes = list(graph.graph.nodes)
     place = {node: i for i, node in enumerate(nodes)}
+    early: set[fx.Node] = {node for node in nodes if node.op in ("placeholder", "get_attr")}
     for node in nodes:
         if node.op != "call_function":
             continue
-        latest = max((node_in for node_in in node.all_input_nodes), key=place.__getitem__, default=None)
-        if latest is None or latest.op == "placeholder":
+        made = [given for given in node.all_input_nodes if given not in early]
+        if not made:
+            early.add(node)  # of weights and state alone: made when it is needed
             continue
+        latest = max(made, key=place.__getitem__)
         if place[latest] + 1 < place[node] and _shrinks(node):
             latest.append(node)
-            for i, moved in enumerate(graph.graph.nodes):
-                place[moved] = i
+            _bring(node, early, place[latest], place)
+            place = {moved: i for i, moved in enumerate(graph.graph.nodes)}
     graph.graph.lint()
     graph.recompile()
+
+
+def _bring(node: fx.Node, early: set[fx.Node], behind: int, place: dict[fx.Node, int]) -> None:
+    """Put what ``node`` needs of weights and state right before it, where that now stands too late."""
+    for given in node.all_input_nodes:
+        if given in early and given.op == "call_function" and place[given] > behind:
+            node.prepend(given)
+            _bring(given, early, behind, place)
 
 
 def _shrinks(node: fx.Node) -> bool:

@@ -36,18 +36,23 @@ class Part:
 def divide(joint: Joint) -> tuple[Part | None, Part]:
     """The frozen prefix (None where it would hold no arithmetic) and the step behind it.
 
-    A node belongs to the prefix when it depends on the model's inputs and on frozen tensors only. What depends on
-    frozen tensors alone is copied to where it is needed.
+    A node belongs to the prefix when it is of the forward pass and depends on the model's inputs and on frozen tensors
+    only; what the backward pass makes of these (shifted copies, say) is made behind the border, when it is needed. What
+    depends on frozen tensors alone is copied to where it is needed.
     """
     nodes = list(joint.graph.graph.nodes)
     kind: dict[fx.Node, str] = {}
     holders = [node for node in nodes if node.op == "placeholder"]
     for node, what in zip(holders, joint.kinds, strict=True):
         kind[node] = {"input": "input", "frozen": "constant"}.get(what, "changing")
+    loss, behind_loss = _results(joint)[0], False
     for node in nodes:
         if node not in kind:
             made_of = {kind[given] for given in node.all_input_nodes}
             kind[node] = next((k for k in ("changing", "input") if k in made_of), "constant")
+            if behind_loss and kind[node] == "input":
+                kind[node] = "changing"
+        behind_loss = behind_loss or node is loss
     if not any(kind[node] == "input" and node.target in _WORK for node in nodes):
         names = [name for name, what in zip(joint.names, joint.kinds, strict=True) if what != "frozen"]
         return None, _part(joint, names, list(zip(joint.outputs, _results(joint), strict=True)), {})
