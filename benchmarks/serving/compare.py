@@ -1,6 +1,6 @@
 """Our node beside MLServer, LitServe and BentoML: the same two ONNX models, the same load, one core each.
 
-    python benchmarks/serving/compare.py [--rounds 5] [--home FOLDER] [--save [--more]]
+    python benchmarks/serving/compare.py [--rounds 5] [--home FOLDER] [--only SERVER ...] [--save [--more]]
 
 Every server runs pinned to one core with one thread, the load generator (h2load) on another. Peers come from the
 package index into virtual environments of their own under ``--home``; one that cannot be installed is left out, with
@@ -8,7 +8,8 @@ the reason. Servers that can batch run twice, with and without, and are judged b
 the servers take turns in random order. The overhead of a request is its latency from a single client less the median
 of the bare ONNX Runtime call, timed in the same round on the server's core. Answers are checked before, and their sizes
 while the load is on. ``--save`` writes the figures and the environment to docs/results/serving.json; ``--more`` adds
-the rounds to those that are there, for machines that cannot stand still for all of them at once.
+the rounds to those that are there, for machines that cannot stand still for all of them at once. ``--only`` measures
+some of the servers; what is stored of the others stays, and the file says under ``kept`` when and where that was made.
 """
 
 from __future__ import annotations
@@ -86,12 +87,15 @@ def bare_s(subject: Subject, scratch: Path, prefix: list[str]) -> float:
     return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
-def one_round(subject: Subject, home: Path, missing: dict[str, str], rng: random.Random, rows: list[dict]) -> None:
+def one_round(
+    subject: Subject, home: Path, missing: dict[str, str], only: list[str], rng: random.Random, rows: list[dict]
+) -> None:
     """Each server once, in random order."""
     server_core, load_core = cores()
     with tempfile.TemporaryDirectory(prefix="tw-") as name:
         scratch = Path(name)
-        chosen = list(starts(subject, home, server_core, missing).items())
+        every = starts(subject, home, server_core, missing)
+        chosen = [(label, start) for label, start in every.items() if not only or label.split()[0] in only]
         rng.shuffle(chosen)
         for label, start in chosen:
             try:
@@ -126,6 +130,11 @@ def row(subject: Subject, running: Running, protocol: str, clients: int, seen: S
         "resident_bytes": running.resident_bytes,
         "empty_bytes": running.empty_bytes,
     }
+
+
+def server_of(entry: dict) -> str:
+    """Name of a row's server, however it batched."""
+    return entry["server"].split(",")[0]
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -174,28 +183,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--home", type=Path, default=Path.home() / ".cache" / "tierwise-peers")
+    parser.add_argument("--only", nargs="+", default=[], choices=["tierwise", *(peer.name for peer in PEERS)])
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--more", action="store_true")
     arguments = parser.parse_args()
     saved = RESULTS / "serving.json"
-    before = json.loads(saved.read_text()) if arguments.more else {"rows": [], "rounds": 0}
+    only = arguments.only
+    before = json.loads(saved.read_text()) if arguments.more or only else {"rows": []}
+    others = [entry for entry in before["rows"] if only and server_of(entry) not in only]
+    again = [entry for entry in before["rows"] if arguments.more and entry not in others]
+    rounds_before = before["rounds"] if arguments.more else 0
     missing = {peer.name: why for peer in PEERS if (why := install(peer, arguments.home)) is not None}
     for name, why in missing.items():
         print(f"{name} is left out: {why}")
-    environment, rows, began_s = read_environment(), before["rows"], time.monotonic()
-    rng, rounds = random.Random(before["rounds"]), before["rounds"] + arguments.rounds
+    environment, rows, began_s = read_environment(), others + again, time.monotonic()
+    rng, rounds = random.Random(rounds_before), rounds_before + arguments.rounds
     with tempfile.TemporaryDirectory(prefix="tw-") as folder:
         subjects = make_subjects(Path(folder))
         for number in range(arguments.rounds):
             for subject in subjects:
-                one_round(subject, arguments.home, missing, rng, rows)
+                one_round(subject, arguments.home, missing, only, rng, rows)
             print(f"round {number + 1} of {arguments.rounds}, {time.monotonic() - began_s:.0f} s", flush=True)
     figures = summary(rows)
     print_table(figures)
     if arguments.save:
+        chosen = " --only " + " ".join(only) if only else ""
         versions = {peer.name: _version(peer.name, arguments.home) for peer in PEERS if peer.name not in missing}
         content = {
-            "command": f"python benchmarks/serving/compare.py --rounds {rounds} --save",
+            "command": f"python benchmarks/serving/compare.py --rounds {rounds}{chosen} --save",
             "rounds": rounds,
             "figures": figures,
             "rows": rows,
@@ -203,6 +218,9 @@ def main() -> None:
             "versions": {"tierwise": importlib.metadata.version("tierwise"), **versions},
             "environment": msgspec.to_builtins(environment),
         }
+        if others:
+            kept = {"servers": sorted({server_of(entry) for entry in others})}
+            content["kept"] = before.get("kept") or kept | {key: before[key] for key in ("rounds", "environment")}
         RESULTS.mkdir(parents=True, exist_ok=True)
         saved.write_text(json.dumps(content, indent=1) + "\n")
 

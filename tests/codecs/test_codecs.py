@@ -22,6 +22,8 @@ from tierwise.codecs import (
     write_affine,
 )
 
+GOLDEN = np.array([[[0.4, 1.0, 1.6, 2.2, 3.5], [-1.0, -0.7, -0.4, 0.0, 0.7]]], np.float32)
+
 
 def latents(*shape, seed=0):
     return np.random.default_rng(seed).normal(0, 3, shape).astype(np.float32)
@@ -72,6 +74,27 @@ def test_affine_loses_half_a_step_at_most_and_takes_its_bits(bits):
     assert len(read_frame(content).payload) == -(-latent.size * bits // 8)
     half = np.array(codec.tables.step).reshape(5, 1, 1) / 2
     assert (np.abs(decode(codec, content) - latent) <= half * (1 + 1e-5)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(bits=st.integers(1, 8), codes=st.lists(st.integers(0, 255), max_size=40))
+def test_codes_lie_one_behind_the_other_from_the_highest_bit(bits, codes):
+    codes = [code % 2**bits for code in codes]
+    codec = AffineCodec(AffineTables(bits, (0.0,), (1.0,)))
+    payload, _ = codec.pack(np.array([[codes]], np.float32))
+    line = "".join(f"{code:0{bits}b}" for code in codes)
+    line = line.ljust(-(-len(line) // 8) * 8, "0")
+    assert payload == bytes(int(line[i : i + 8], 2) for i in range(0, len(line), 8))
+    assert codec.unpack(payload, 0, (1, 1, len(codes))).ravel().tolist() == codes
+
+
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [(3, "541231ef5eb4020529ce0a9c0db56f84"), (8, "5412316d80a002050102030407000102040795de7a30")],
+)
+def test_the_bytes_of_affine_codes_never_change(bits, expected):
+    codec = AffineCodec(AffineTables(bits, (0.0, -1.0), (0.5, 0.25)))
+    assert encode(codec, GOLDEN).hex() == expected
 
 
 def test_affine_keeps_to_its_range_where_a_value_does_not():

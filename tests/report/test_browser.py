@@ -53,6 +53,9 @@ def test_it_draws_everything_in_silence_and_asks_for_nothing(browser, report, wi
             assert box["width"] <= width
             marks = f"#chart-{name} :is(.mark-symbol, .mark-rect, .mark-text) :is(path, text)"
             assert page.locator(marks).count() > 10, name
+        for plot in page.locator(".plot").all():
+            assert plot.get_attribute("role") == "img"
+            assert len(plot.get_attribute("aria-label")) > 40, "a sentence for those who do not see the chart"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

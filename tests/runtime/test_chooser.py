@@ -101,3 +101,11 @@ def test_whatever_comes_an_unusable_path_is_never_chosen_and_switches_keep_their
         clock.sleep(pause_s)
     # The usable path on the device is only ever left after a second's patience.
     assert all(later - earlier >= 1.0 for earlier, later in itertools.pairwise(switched_s))
+
+
+def test_after_a_step_nothing_is_waited_for() -> None:
+    choice = FAST.step(Choice(), (OFFLOAD,), 0)
+    assert FAST.step(choice, ALL, 1).name == "offload"
+    assert FAST.step(choice, ALL, 1, stepped=True).name == "local"
+    near = (OFFLOAD, slow(LOCAL, 0.045))
+    assert FAST.step(choice, near, 1, stepped=True).name == "offload", "the margin holds all the same"

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,30 @@ def test_connections_are_counted(start_node: Start, tmp_path: Path) -> None:
                 break
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+def test_requests_at_once_over_one_connection_have_a_bound(start_node: Start, tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text("[limits]\nstreams = 2\n")
+    node = start_node("streams", "--config", str(tmp_path / "node.toml"))
+    live, load = (METHODS[name][0] for name in ("ServerLive", "RepositoryModelLoad"))
+    go_on = threading.Event()
+
+    def nothing_yet() -> Iterator[bytes]:
+        go_on.wait(30)
+        return
+        yield b""
+
+    with grpc.insecure_channel(node.tcp) as channel, grpc.insecure_channel(node.tcp, (("other", 1),)) as another:
+        ask = channel.unary_unary(live)
+        ask(b"", timeout=10)
+        held = [channel.stream_unary(load).future(nothing_yet(), timeout=30) for _ in range(2)]
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(b"", timeout=0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        another.unary_unary(live)(b"", timeout=10)  # the bound is each connection's own
+        go_on.set()
+        ask(b"", timeout=10)
+        assert all(one.code() is grpc.StatusCode.INVALID_ARGUMENT for one in held)  # there was no message
 
 
 def _first_bytes(one: socket.socket) -> bytes:

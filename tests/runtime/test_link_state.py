@@ -66,6 +66,49 @@ def test_a_round_trip_that_was_made_in_less_is_no_longer() -> None:
     assert link.facts.rtt_s < 0.06
 
 
+def test_a_step_is_believed_at_its_second_exchange() -> None:
+    link = LinkState()
+    for i in range(20):
+        link.observe(100, 100, crossing(0.01, 20e6, 100, 100), i * S)
+        link.observe(50_000, 100, crossing(0.01, 20e6, 50_000, 100), i * S)
+    assert link.steps == 0
+    for rate_bps, steps in ((1e6, 1), (20e6, 2)):
+        for _ in range(2):
+            link.observe(50_000, 100, crossing(0.01, rate_bps, 50_000, 100), 20 * S)
+        assert link.steps == steps
+        assert link.facts.up_bps == pytest.approx(rate_bps, rel=0.1)
+        assert link.seconds(10_000, 100) == pytest.approx(crossing(0.01, rate_bps, 10_000, 100), rel=0.1)
+
+
+def test_one_late_exchange_is_no_step_and_soon_forgotten() -> None:
+    link, usual_s = LinkState(), crossing(0.01, 20e6, 50_000, 100)
+    for i in range(40):
+        link.observe(50_000, 100, usual_s + (0.2 if i == 20 else 0.0), i * S)
+        if i == 20:
+            assert link.steps == 0
+        if i == 22:
+            assert link.seconds(50_000, 100) == pytest.approx(usual_s, rel=0.2)
+
+
+def test_small_messages_teach_the_rate_of_a_link_that_carries_them_slowly() -> None:
+    link = LinkState()
+    for i in range(40):
+        for size in (100, 1500, 600):
+            link.observe(size, 300, crossing(0.005, 0.1e6, size, 300), i * S)
+    for size in (100, 600, 1500, 4000):
+        assert link.seconds(size, 300) == pytest.approx(crossing(0.005, 0.1e6, size, 300), rel=0.15)
+
+
+def test_a_path_is_forecast_from_its_bytes_before_it_answered() -> None:
+    link = LinkState()
+    unknown, told = Forecast(link), Forecast(link, request_bytes=10_000)
+    assert told.expected_s is None
+    link.observe(100, 100, 0.01, 0)
+    link.observe(50_000, 100, crossing(0.01, 2e6, 50_000, 100), 0)
+    assert unknown.expected_s is None
+    assert told.expected_s == link.seconds(10_000, 0)
+
+
 def reply(compute_s: float, link_s: float, size: int) -> Reply:
     stages = (StageTime("edge", "infer", compute_s), StageTime("mobile", "uplink", link_s))
     return Reply({}, stages, size, 0, ("mobile", "edge"))

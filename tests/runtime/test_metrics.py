@@ -6,6 +6,8 @@ import urllib.request
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Histogram as PrometheusHistogram
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -26,6 +28,7 @@ from tierwise.runtime import (
     metrics_server,
     undeploy,
 )
+from tierwise.runtime._histograms import Histograms
 from tierwise.wire import InferenceClient
 
 
@@ -247,3 +250,20 @@ def test_a_link_that_died_is_told_and_written_down(start_node, chain, inputs) ->
     assert value(text, "tierwise_link_up", link=edge.tcp) == 0
     assert value(text, "tierwise_link_failures_total", link=edge.tcp, code="UNAVAILABLE") == 3
     assert value(text, "tierwise_refusals_total", code="unavailable") == 3
+
+
+def test_a_histogram_tells_what_the_librarys_own_tells() -> None:
+    rng, bounds = np.random.default_rng(0), (1e-05, 0.001, 0.5, 2.0, 128.0)
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    one = Histograms("took", "Seconds.", bounds, ("model", "stage"), ours)
+    other = PrometheusHistogram("took", "Seconds.", ("model", "stage"), registry=theirs, buckets=bounds)
+    for labels in (("m", "a"), ("m", 'b"\n')):
+        for amount in (*(10 ** rng.uniform(-6, 3, size=200)), *bounds, 0.0):
+            one.labels(*labels).observe(float(amount))
+            other.labels(*labels).observe(float(amount))
+    one.labels("gone", "a").observe(1.0)
+    one.remove("gone", "a")
+    expected = [line for line in generate_latest(theirs).splitlines() if b"_created" not in line]
+    assert generate_latest(ours).splitlines() == expected
+    with pytest.raises(ValueError, match="Duplicated"):
+        Histograms("took", "Again.", bounds, (), ours)

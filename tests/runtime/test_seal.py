@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from onnx import helper
 
-from tierwise._errors import ArtifactError, InputError, RemoteError
-from tierwise.artifact import Artifact, Boundary, Rate, TensorInput, open_artifact, read_files
+from tierwise._errors import ArtifactError, InputError, RemoteError, TierwiseError
+from tierwise.artifact import Artifact, Boundary, Rate, Segment, TensorInput, open_artifact, read_files, record_rates
 from tierwise.codecs import (
     AffineCodec,
     AffineTables,
@@ -26,9 +27,9 @@ from tierwise.codecs import (
 )
 from tierwise.runtime import Executor, Pipeline, Placed, Share, deploy
 from tierwise.runtime._seal import seal_at
-from tierwise.wire import InferenceClient
+from tierwise.wire import InferenceClient, infer_request
 
-from .conftest import BIAS, H, X, Y, chain_parts
+from .conftest import BIAS, H, X, Y, chain_parts, fp32, onnx_model
 
 Inputs = dict[str, Any]
 RATES = (
@@ -122,6 +123,72 @@ def test_a_tail_of_another_artifact_refuses(
         pipeline.infer(inputs)
 
 
+def with_tail(directory: Path, make: Callable[..., Artifact], seed: int) -> Artifact:
+    """The encoder and tables of `coded`, and a tail for another task: two groups."""
+    groups = fp32("groups", 2)
+    weights = np.random.default_rng(seed).normal(size=(6, 2))
+    content = onnx_model([helper.make_node("MatMul", ["h", "w"], ["groups"])], [H], [groups], w=weights)
+    (head, first), *_ = chain_parts()
+    boundary = Boundary(tensor="h", codec="affine", tables="other-name.bin", rates=RATES, encoder_bits=768)
+    parts = [
+        (head, msgspec.structs.replace(first, boundary=boundary, file="encoder.onnx")),
+        (content, Segment(file="groups.onnx", inputs=(H,), outputs=(groups,), macs=12)),
+    ]
+    tables = {"other-name.bin": write_affine(TABLES)}
+    return make(directory, parts, TensorInput(tensors=(X,)), (groups,), **tables)
+
+
+def test_two_tails_read_one_frame_and_a_third_of_another_encoder_refuses(
+    nodes: list[Any], affine: Artifact, tmp_path: Path, make: Callable[..., Artifact], inputs: Inputs
+) -> None:
+    grouped = with_tail(tmp_path / "groups", make, 3)
+    other = coded(tmp_path / "other", make, write_affine(TABLES), "affine", scale=0.5)
+    for name, artifact, share in (("classes", affine, TAIL), ("groups", grouped, Share(segments=(1, 2)))):
+        with InferenceClient(nodes[1].unix) as client:
+            client.load(name, msgspec.json.encode(share), read_files(artifact), 30.0)
+    with InferenceClient(nodes[1].unix) as client:
+        client.load("other", msgspec.json.encode(TAIL), read_files(other), 30.0)
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    latent = Executor(affine, (0, 1)).run(inputs)["h"]
+    frame = seal.close({"h": latent})["h"]
+    with InferenceClient(nodes[1].unix) as client:
+        classes = client.exchange(infer_request("classes", {"h": frame, "bias": inputs["bias"]})).response.tensors()
+        groups = client.exchange(infer_request("groups", {"h": frame})).response.tensors()
+        with pytest.raises(RemoteError, match="a frame must come from the codec and the tables"):
+            client.exchange(infer_request("other", {"h": frame, "bias": inputs["bias"]}))
+    np.testing.assert_array_equal(classes["y"], Executor(affine).run(inputs)["y"])
+    np.testing.assert_array_equal(groups["groups"], Executor(grouped).run({"x": inputs["x"]})["groups"])
+    # The device sends the same bytes to either.
+    head = Share(segments=(0, 1), forward=nodes[1].tcp, forward_model="groups")
+    with InferenceClient(nodes[0].unix) as client:
+        client.load("to-groups", msgspec.json.encode(head), read_files(affine), 30.0)
+    with Pipeline(nodes[0].unix, "to-groups", affine.manifest.input) as pipeline:
+        answered = pipeline.infer(inputs)
+    assert answered.path == ("mobile", "cloud")
+    np.testing.assert_array_equal(answered.outputs["groups"], groups["groups"])
+
+
+def test_one_process_answers_at_a_lesser_rate_as_two_nodes(nodes: list[Any], affine: Artifact, inputs: Inputs) -> None:
+    with split(nodes, "fewer", affine, channels=2) as pipeline:
+        reply = pipeline.infer(inputs)
+    lesser = Executor(affine, channels=2).run(inputs)["y"]
+    np.testing.assert_array_equal(reply.outputs["y"], lesser)
+    assert not np.array_equal(lesser, Executor(affine).run(inputs)["y"])
+    with pytest.raises(InputError, match=r"channels sent must be one of \[2, 6\]"):
+        Executor(affine, channels=3)
+    with pytest.raises(InputError, match="only a coded latent between two segments"):
+        Executor(affine, segments=(0, 1), channels=2)
+
+
+def test_each_lesser_rate_has_its_own_figure_on_the_test_split(tmp_path: Path, make: Callable[..., Artifact]) -> None:
+    artifact = coded(tmp_path / "a", make, write_affine(TABLES), "affine")
+    known = open_artifact(record_rates(artifact, {2: 0.625}).directory).manifest.segments[0].boundary
+    assert known is not None
+    assert [rate.test for rate in known.rates] == [0.625, None]
+    assert [rate.value for rate in known.rates] == [0.5, 0.75]
+
+
 def test_a_node_refuses_rates_that_there_are_not(nodes: list[Any], affine: Artifact, chain: Artifact) -> None:
     with pytest.raises(RemoteError, match=r"channels sent must be one of \[2, 6\]"):
         split(nodes, "odd", affine, channels=3)
@@ -170,6 +237,61 @@ def test_a_prior_travels_with_the_artifact(
     expected = Executor(artifact).run(inputs)["y"]
     with split(nodes, "prior", artifact) as pipeline:
         np.testing.assert_array_equal(pipeline.infer(inputs).outputs["y"], expected)
+
+
+@pytest.mark.parametrize("codec", ["affine", "prior"])
+def test_one_artifact_serves_two_rates_at_once(
+    nodes: list[Any], tmp_path: Path, make: Callable[..., Artifact], inputs: Inputs, codec: str
+) -> None:
+    table = ChannelTable(0.0, 0, (1 << 12,) * 16)
+    tables = write_affine(TABLES) if codec == "affine" else write_prior(PriorTables((table,) * 6))
+    artifact = coded(tmp_path / "a", make, tables, codec)
+    seal = seal_at(artifact, 1)
+    assert seal is not None
+    latent = {"h": Executor(artifact, (0, 1)).run(inputs)["h"]}
+    shares = {f"{codec}-{channels}": channels for channels in (2, 6)}
+    pipelines = {name: split(nodes, name, artifact, channels) for name, channels in shares.items()}
+    sizes = {}
+    for name in (*shares, *shares):  # in turn, both being loaded
+        reply = pipelines[name].infer(inputs)
+        opened = seal.open(seal.close(latent, shares[name]))
+        expected = Executor(artifact, (1, 3)).run({**inputs, **opened})["y"]
+        np.testing.assert_array_equal(reply.outputs["y"], expected)
+        sizes[name] = reply.bytes_up
+    assert sizes[f"{codec}-2"] < sizes[f"{codec}-6"]
+    for pipeline in pipelines.values():
+        pipeline.close()
+
+
+def test_no_channels_are_no_rate(nodes: list[Any], affine: Artifact) -> None:
+    with pytest.raises(TierwiseError, match="channels"):
+        split(nodes, "none", affine, channels=0)
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_a_prefix_that_is_no_rate_is_read_as_the_prefix_it_is(affine: Artifact, channels: int) -> None:
+    """What may be sent is a matter of accuracy that was measured; what a frame holds is plain from the frame."""
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    latent = np.full((2, 6), 0.5, np.float32)
+    opened = seal.open(seal.close({"h": latent}, channels))["h"]
+    np.testing.assert_allclose(opened[:, :channels], latent[:, :channels], atol=0.01)
+    assert not opened[:, channels:].any()
+
+
+def test_more_channels_than_there_are_and_frames_of_others_are_refused(
+    affine: Artifact, tmp_path: Path, make: Callable[..., Artifact]
+) -> None:
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    wide = AffineCodec(AffineTables(8, (0.0,) * 7, (0.02,) * 7))
+    with pytest.raises(InputError, match=r"a frame must hold items of shape \[6\]"):
+        seal.open({"h": np.frombuffer(encode(wide, np.zeros((1, 7), np.float32)), np.uint8)})
+    other = seal_at(coded(tmp_path / "b", make, write_affine(TABLES), "affine", scale=-2.0), 1)
+    assert other is not None
+    for channels in (None, 2):
+        with pytest.raises(InputError, match="Deploy both parts from one artifact"):
+            seal.open(other.close({"h": np.zeros((1, 6), np.float32)}, channels))
 
 
 def test_the_codec_of_tables_is_the_one_of_the_room(affine: Artifact) -> None:

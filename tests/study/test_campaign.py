@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from tierwise._config import loads_toml
-from tierwise._errors import SpecError
+from tierwise._errors import ChainError, SpecError
 from tierwise.measure import Profile, Server, SingleStream, profile
 from tierwise.operators import OPERATORS, parse_chain
-from tierwise.study import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign
+from tierwise.study import Campaign, StrategySpec, campaign_names, campaign_text, load_campaign, run_study
 from tierwise.study._differ import first_difference
 from tierwise.study._plan import Plan, asked_strategies
 from tierwise.study._toml import toml_text
@@ -209,3 +209,35 @@ def test_differences_are_named() -> None:
     assert first_difference(before, msgspec.structs.replace(before, link_means="tun")) == (
         "link_means", "nothing", "'tun'"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chain", "nearest"),
+    [
+        ("qat+bottleneck", "bottleneck"),
+        ("bottleneck+partition", "bottleneck"),
+        ("sptq+bottleneck", "bottleneck+sptq"),
+        ("bottleneck+distill", "distill+bottleneck"),
+        ("prune+early-exit+bottleneck+sptq", "prune+bottleneck+sptq"),
+    ],
+)
+def test_an_illegal_chain_is_refused_before_the_directory_is_taken(chain: str, nearest: str, tmp_path: Path) -> None:
+    wrong = campaign(StrategySpec(chain="identity"), StrategySpec(chain=chain))
+    with pytest.raises(ChainError) as caught:
+        run_study(wrong, tmp_path / "study", cache=tmp_path / "cache")
+    assert f"The nearest legal chain is {nearest!r}" in str(caught.value)
+    assert not (tmp_path / "study" / "study.sqlite").exists(), "the campaign put right may use the directory again"
+    assert not (tmp_path / "cache").exists(), "nothing was read or trained"
+
+
+def test_a_coded_latent_crosses_every_pair_of_tiers() -> None:
+    chains = ("bottleneck", "distill+bottleneck", "prune+bottleneck", "bottleneck+sptq")
+    asked = asked_strategies(campaign(*(StrategySpec(chain=chain) for chain in chains)), load("wifi-lte"))
+    for chain in chains:
+        assert [one.placement for one in asked if one.spec.chain == chain] == [
+            "mobile|edge",
+            "mobile|cloud",
+            "edge|cloud",
+        ]
+    with pytest.raises(SpecError, match=r"must be 2 of mobile, edge, cloud"):
+        asked_strategies(campaign(StrategySpec(chain="bottleneck", placements=("mobile",))), load("wifi-lte"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tierwise.planner import Comparison, Figures, Need
-from tierwise.study import StudyFigures, VariantFigures, import_evidence
+from tierwise.planner import Comparison, Evidence, Figures, Need, Recommendation, recommend
+from tierwise.study import StudyFigures, VariantFigures, import_evidence, load_evidence, write_evidence
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "results" / "fashion-mnist-grid"
 OPERATORS = ("identity", "sptq", "qat", "prune", "distill", "early-exit", "partition")
@@ -31,8 +31,12 @@ def figures() -> StudyFigures:
 
 @pytest.fixture(scope="module")
 def compared() -> Comparison:
-    evidence = import_evidence(FOLDER / "latency.csv.gz", FOLDER / "accuracy.csv")
+    evidence = imported()
     return Comparison(evidence, evidence.subjects[0], Need())
+
+
+def imported() -> Evidence:
+    return import_evidence(FOLDER / "latency.csv.gz", FOLDER / "accuracy.csv", answers=FOLDER / "answers.csv.gz")
 
 
 def variant(figures: StudyFigures, id: str) -> VariantFigures:
@@ -85,3 +89,27 @@ def test_zeros_buy_no_time(compared: Comparison) -> None:
 def test_a_cut_model_answers_as_the_whole_one(compared: Comparison) -> None:
     for chain in ("partition@mobile|edge", "partition@edge|cloud", "partition@mobile|edge|cloud"):
         assert abs(lost(compared, chain)) <= 0.0005, chain
+
+
+def test_imported_again_it_gives_the_recommendation_of_the_study(tmp_path: Path) -> None:
+    published = msgspec.json.decode((FOLDER / "recommend.json").read_bytes(), type=Recommendation)
+    evidence = load_evidence(write_evidence(tmp_path / "again", imported()))
+    found = recommend(evidence, published.need)
+    assert (found.chosen, found.why) == (published.chosen, published.why)
+    assert {one.id for one in found.excluded} == {one.id for one in published.excluded}
+    assert found.runner_up is not None
+    assert published.runner_up is not None
+    assert found.runner_up.second == published.runner_up.second
+    contrasts = {one.second: one for one in published.tied}
+    assert {one.second for one in found.tied} == set(contrasts)
+    for one in found.tied:
+        assert (one.accuracy, one.p) == (contrasts[one.second].accuracy, pytest.approx(contrasts[one.second].p))
+        assert one.accuracy_difference == contrasts[one.second].accuracy_difference
+        # Blocks come in another order, which a bootstrap's draws follow.
+        assert one.ratio.low == pytest.approx(contrasts[one.second].ratio.low, rel=0.02)
+    figures = {one.id: one for one in published.figures}
+    assert {one.id for one in found.figures} == set(figures)
+    for figure in found.figures:
+        assert figure.accuracy_lost_interval == figures[figure.id].accuracy_lost_interval
+        assert figure.accuracy_paired == figures[figure.id].accuracy_paired
+    assert sum(one.accuracy_paired for one in found.figures) > 40

@@ -204,7 +204,7 @@ def test_an_export_holds_what_was_measured_and_can_be_imported(whole: tuple[Path
     assert [int(row["label"]) for row in rows] == study.answers.labels.tolist()
     for variant, predicted in study.answers.predicted.items():
         assert [int(row[variant]) for row in rows] == predicted.tolist()
-    imported = import_evidence(out / "latency.csv", out / "accuracy.csv")
+    imported = import_evidence(out / "latency.csv", out / "accuracy.csv", answers=out / "answers.csv")
     measured = evidence_of(study)
     need = Need()
     again = Comparison(imported, imported.subjects[0], need)
@@ -213,6 +213,7 @@ def test_an_export_holds_what_was_measured_and_can_be_imported(whole: tuple[Path
     for name in IDS:
         assert again.figures(name).latency_s == before.figures(name).latency_s
         assert again.figures(name).accuracy == before.figures(name).accuracy
+        assert again.figures(name).accuracy_lost_interval == before.figures(name).accuracy_lost_interval
 
 
 PHASES = (

@@ -8,6 +8,7 @@ from tierwise.artifact._artifact import (
     read_files,
     receive_files,
     record_accuracy,
+    record_rates,
     write_artifact,
 )
 from tierwise.artifact._canvas import to_canvas, to_picture
@@ -81,6 +82,7 @@ __all__ = [
     "read_signatures",
     "receive_files",
     "record_accuracy",
+    "record_rates",
     "request_tensors",
     "sign",
     "to_canvas",

@@ -16,7 +16,7 @@ from typing import Final, final
 import msgspec
 
 from tierwise._errors import ArtifactError, TamperedError
-from tierwise.artifact._manifest import FORMAT, Accuracy, FileEntry, Manifest, TextInput
+from tierwise.artifact._manifest import FORMAT, Accuracy, Boundary, FileEntry, Manifest, TextInput
 from tierwise.artifact._training_step import TrainingStep
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "read_files",
     "receive_files",
     "record_accuracy",
+    "record_rates",
     "write_artifact",
 ]
 
@@ -152,7 +153,34 @@ def record_accuracy(artifact: Artifact, accuracy: Accuracy) -> Artifact:
     Signatures it had are gone: they were for the manifest as it was.
     """
     kept = [a for a in artifact.manifest.accuracy if (a.metric, a.split) != (accuracy.metric, accuracy.split)]
-    manifest = msgspec.structs.replace(artifact.manifest, accuracy=(*kept, accuracy))
+    return _rewritten(artifact, msgspec.structs.replace(artifact.manifest, accuracy=(*kept, accuracy)))
+
+
+def record_rates(artifact: Artifact, test: Mapping[int, float]) -> Artifact:
+    """The artifact with the test split's value of each rate of a coded latent in its manifest.
+
+    Args:
+        artifact: Signatures it had are gone, as with `record_accuracy`.
+        test: Value by number of channels.
+    """
+    segments = tuple(
+        segment
+        if segment.boundary is None
+        else msgspec.structs.replace(segment, boundary=_with_test(segment.boundary, test))
+        for segment in artifact.manifest.segments
+    )
+    return _rewritten(artifact, msgspec.structs.replace(artifact.manifest, segments=segments))
+
+
+def _with_test(boundary: Boundary, test: Mapping[int, float]) -> Boundary:
+    rates = (
+        msgspec.structs.replace(rate, test=test[rate.channels]) if rate.channels in test else rate
+        for rate in boundary.rates
+    )
+    return msgspec.structs.replace(boundary, rates=tuple(rates))
+
+
+def _rewritten(artifact: Artifact, manifest: Manifest) -> Artifact:
     stage = artifact.directory / f".{MANIFEST}.{os.getpid()}"
     stage.write_bytes(_encode(manifest))
     stage.replace(artifact.directory / MANIFEST)

@@ -162,7 +162,7 @@ class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):
     left_frac: float | None = None
 
 
-class Rate(Spec, frozen=True, kw_only=True):
+class Rate(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """One way to send a latent: what it costs and what is left of the metric.
 
     Attributes:
@@ -170,12 +170,15 @@ class Rate(Spec, frozen=True, kw_only=True):
         item_bytes: Mean size of the frame of one item, on the validation split.
         metric: Name of the metric.
         value: Its value on the validation split, from what arrived.
+        test: The same on the test split; None where that was not measured, and for all channels, whose value there is
+            the artifact's accuracy.
     """
 
     channels: Annotated[int, msgspec.Meta(gt=0)]
     item_bytes: Annotated[float, msgspec.Meta(gt=0)]
     metric: str
     value: float
+    test: float | None = None
 
 
 class Boundary(Spec, frozen=True, kw_only=True):
@@ -204,6 +207,7 @@ class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
         inputs: Tensors it needs; each is an input of the model or an output of an earlier segment.
         outputs: Tensors it makes.
         macs: Multiply-accumulates of one item, from the graph.
+        weight_bits: Of all its parameters; None in artifacts of earlier releases.
         exit: Where items may leave before the next segment; None where all go on.
         boundary: How an output is coded when the next segment runs on another node; None where it crosses as it is.
     """
@@ -214,6 +218,7 @@ class Segment(Spec, frozen=True, kw_only=True, omit_defaults=True):
     macs: int
     exit: Exit | None = None
     boundary: Boundary | None = None
+    weight_bits: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class Accuracy(Spec, frozen=True, kw_only=True):

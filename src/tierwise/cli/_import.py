@@ -16,11 +16,14 @@ Examples:
   tierwise study import --latency requests.csv --accuracy scores.csv --out theirs
   tierwise study import --latency requests.csv --accuracy scores.csv --out theirs \\
       --columns "latency=Response time,strategy=Operator,subject=Model" --unit s --kind bert=text --kind vit=image
+  tierwise study import --latency latency.csv --accuracy accuracy.csv --answers answers.csv --out ours-again
   tierwise recommend theirs --subject vit --max-accuracy-drop 2pp
 
 The latency file has one row a request: latency_ms (any of ns, us, ms, s, min), strategy, tier (edge, mobile|edge or
 Mobile-Edge), subject; and where known block, kind, bytes_up, bytes_down. The accuracy file has one row a figure:
-strategy, subject, metric, value (or value_percent); and where known tier, items, training_h, artifact_bytes.
+strategy, subject, metric, value (or value_percent); and where known tier, items, training_h, artifact_bytes, variant.
+The answers file has one row an item of the test split: item, label, and a column of answered classes for each variant,
+strategy@tier or strategy; and subject where there are several. With it accuracies are compared item by item.
 """
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -29,6 +32,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command("import", epilog=_EPILOG)
 @click.option("--latency", type=_FILE, required=True, help="CSV (or .csv.gz), one row a request.")
 @click.option("--accuracy", type=_FILE, required=True, help="CSV (or .csv.gz), one row an accuracy.")
+@click.option("--answers", type=_FILE, help="CSV (or .csv.gz), one row an item of the test split.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New directory of the imported study.")
 @click.option("--columns", default="", metavar="ROLE=TITLE,...", help="Titles of columns that are called otherwise.")
 @click.option("--unit", help="Unit of the latencies where their column's title has none.")
@@ -40,6 +44,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def command(
     latency: Path,
     accuracy: Path,
+    answers: Path | None,
     out: Path,
     columns: str,
     unit: str | None,
@@ -67,7 +72,7 @@ def command(
         paired_by_order=paired_by_order,
         topology=None if topology is None else load(topology),
     )
-    evidence = import_evidence(latency, accuracy, spec)
+    evidence = import_evidence(latency, accuracy, spec, answers=answers)
     write_evidence(out, evidence)
     count = len(evidence.subjects)
     requests = sum(one.requests for one in evidence.deployments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -18,6 +19,12 @@ __all__ = ["AffineCodec", "AffineTables", "calibrated", "read_affine", "write_af
 
 # Computing stays within 32-bit floats.
 _LARGEST: Final = 1e30
+# Eight codes are packed at once, in a number whose first byte is its highest.
+_SWAP: Final = sys.byteorder == "little"
+_FOLDS: Final = tuple(
+    (lane, np.uint64(low))
+    for lane, low in ((8, 0x00FF_00FF_00FF_00FF), (16, 0x0000_FFFF_0000_FFFF), (32, 0x0000_0000_FFFF_FFFF))
+)
 
 
 @final
@@ -111,11 +118,14 @@ class AffineCodec:
         """
         low, step = self._along(tensor.shape)
         with np.errstate(over="ignore"):  # infinity is outside every range too
-            scaled = np.rint((tensor - low) / step)
-        if np.isnan(scaled).any():
+            scaled = tensor - low
+            scaled /= step
+        np.rint(scaled, out=scaled)
+        # The largest of values is nan where any of them is.
+        if scaled.size and np.isnan(scaled.max()):
             raise InputError("values of a latent must be numbers", got="nan")
-        codes = np.clip(scaled, 0, 2**self.tables.bits - 1).astype(np.uint8)
-        return _packed(codes.ravel(), self.tables.bits), 0
+        np.clip(scaled, 0, 2**self.tables.bits - 1, out=scaled)
+        return _packed(scaled.astype(np.uint8).ravel(), self.tables.bits), 0
 
     def unpack(self, payload: bytes, flags: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """The latent [n, all channels, ...] of a payload.
@@ -149,14 +159,36 @@ class AffineCodec:
 
 
 def _packed(codes: npt.NDArray[np.uint8], bits: int) -> bytes:
+    """The lowest bits of all codes one behind the other, each from its highest; the last byte is filled with 0."""
     if bits == 8:
         return codes.tobytes()
-    return np.packbits(np.unpackbits(codes[:, None], axis=1)[:, 8 - bits :]).tobytes()
+    count = len(codes)
+    eights = np.zeros(-(-count // 8), np.uint64)
+    eights.view(np.uint8)[:count] = codes
+    eights.byteswap(inplace=_SWAP)
+    for lane, low in _FOLDS:
+        # Two neighbours of ``lane`` bits hold so many of a code each: the higher one moves down to the lower.
+        used = bits * lane // 8
+        eights = (eights & ~low) >> np.uint64(lane - used) | eights & low
+    eights.byteswap(inplace=_SWAP)
+    return eights.view(np.uint8).reshape(-1, 8)[:, 8 - bits :].tobytes()[: -(-count * bits // 8)]
 
 
 def _unpacked(payload: bytes, bits: int, count: int) -> npt.NDArray[np.uint8]:
+    """The inverse of `_packed`."""
     received = np.frombuffer(payload, np.uint8)
     if bits == 8:
         return received
-    flags = np.unpackbits(received)[: count * bits].reshape(count, bits)
-    return np.packbits(np.pad(flags, ((0, 0), (8 - bits, 0))), axis=1).ravel()
+    eights = np.zeros(-(-count // 8), np.uint64)
+    whole, rest = divmod(len(received), bits)
+    lanes = eights.view(np.uint8).reshape(-1, 8)
+    lanes[:whole, 8 - bits :] = received[: whole * bits].reshape(whole, bits)
+    if rest:
+        lanes[whole, 8 - bits : 8 - bits + rest] = received[whole * bits :]
+    eights.byteswap(inplace=_SWAP)
+    for lane, low in reversed(_FOLDS):
+        used = bits * lane // 8
+        kept = low & (low >> np.uint64(lane - used))
+        eights = (eights << np.uint64(lane - used)) & ~low | eights & kept
+    eights.byteswap(inplace=_SWAP)
+    return eights.view(np.uint8)[:count]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.codecs._range_coder import PRECISION, close, uncarry
+from tierwise.codecs._range_coder import PRECISION, add_to, close
 
 __all__ = ["FastDecoder", "FastEncoder", "model_of"]
 
@@ -46,11 +46,11 @@ class FastEncoder:
     def finish(self) -> bytes:
         """What was coded, as `close` makes it."""
         count, (lower, width) = self._encoder.pos()
-        words = self._encoder.get_compressed()[:count].tolist()
+        written = bytearray(self._encoder.get_compressed()[:count].astype(">u4").tobytes())
         # The library ends at another point of the last interval than we do; its carry into the words is not ours.
-        if lower + (1 << 32) - 1 >= _SEALED and words:
-            uncarry(words)
-        return close(words, lower, width)
+        if lower + (1 << 32) - 1 >= _SEALED and written:
+            add_to(written, -1)
+        return close(written, lower, width)
 
 
 @final

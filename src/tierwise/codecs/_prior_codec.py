@@ -7,7 +7,9 @@ Tables are integers frozen with the artifact, so that both sides compute alike o
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -29,6 +31,9 @@ _LARGEST, _LONGEST = 1 << 12, 4
 _WHOLE: Final[dict[int, type]] = {1: np.uint32, 2: np.uint64, 4: np.complex128}
 _SHIFT: Final = PRECISION - 16
 _BEYOND: Final = float(1 << 24)
+# Floats of this size are whole numbers, one apart; with a number within 2^22 added they still are.
+_ROUNDING: Final = np.float32(3 << 22)
+_NEAR: Final = 1 << 21
 
 
 @final
@@ -51,8 +56,11 @@ class PriorCodec:
         self.tag = hashlib.sha256(write_prior(tables)).digest()
         self._library = _library(coder)
         self._channels = [_Channel(table, self._library) for table in tables.channels]
+        self._runs = _runs([channel.size for channel in self._channels])
         self._medians = np.array([[table.median] for table in tables.channels], np.float32)
         self._lowest = np.array([[table.lowest] for table in tables.channels], np.int32)
+        self._offsets = self._lowest + _ROUNDING.view(np.int32)
+        self._near = bool((np.abs(self._lowest) < _NEAR).all())
         self._last = np.array([[len(table.frequencies) - 1] for table in tables.channels], np.uint32)
 
     def pack(self, tensor: npt.NDArray[Any]) -> tuple[bytes, int]:
@@ -62,29 +70,43 @@ class PriorCodec:
             InputError: More channels than tables, or values that are not finite or beyond 2^24.
         """
         count = self._checked(tensor.shape)
-        rows = np.moveaxis(tensor, 1, 0).reshape(count, _each(tensor.shape)).astype(np.float32)
-        symbols, escaped = self._symbols(rows)
+        rows = np.moveaxis(tensor, 1, 0).reshape(count, _each(tensor.shape)).astype(np.float32, copy=False)
+        centred = rows - self._medians[:count]
+        symbols, escaped = self._symbols(centred) or self._symbols_and_escapes(centred)
         encoder = PythonEncoder() if self._library is None else FastEncoder(self._library)
-        for channel, row in zip(self._channels, symbols, strict=False):
-            channel.encode(encoder, row)
+        for first, last, size in self._runs:
+            alike = symbols[first : min(last, count)]
+            whole = alike.shape[1] // size * size
+            # Channels that are grouped alike are grouped in one go.
+            groups = _joined(alike[:, :whole], size, self._last[first : first + len(alike)].astype(np.int32) + 1)
+            for channel, joined, rest in zip(self._channels[first:last], groups, alike[:, whole:], strict=False):
+                channel.encode(encoder, joined, rest)
         stream = encoder.finish()
         if not escaped:
             return stream, 0
         return b"".join((write_varint(len(stream)), stream, *escaped)), _ESCAPES
 
-    def _symbols(self, rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], list[bytes]]:
-        """Indices into the tables, and the values that stand in none; ``rows`` is used up."""
-        count = len(rows)
-        rows -= self._medians[:count]
-        np.rint(rows, out=rows)
-        if rows.size and not (rows.max() < _BEYOND and rows.min() > -_BEYOND):
+    def _symbols(self, centred: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], list[bytes]] | None:
+        """Indices into the tables; None where a value stands in none of them."""
+        if not self._near:
+            return None
+        # The sum is rounded as rint would, half to even, and its lowest bits are the whole number.
+        symbols = (centred + _ROUNDING).view(np.int32)
+        symbols -= self._offsets[: len(centred)]
+        # Read as unsigned, what lies below the table is large too, and so is all that the sum cannot hold.
+        if (symbols.view(np.uint32) >= self._last[: len(centred)]).any():
+            return None
+        return symbols, []
+
+    def _symbols_and_escapes(self, centred: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], list[bytes]]:
+        """Indices into the tables, and the values that stand in none."""
+        count = len(centred)
+        whole = np.rint(centred)
+        if whole.size and not (whole.max() < _BEYOND and whole.min() > -_BEYOND):
             raise InputError("values of a latent must be finite and within 2^24 of the channel's median")
-        symbols = rows.astype(np.int32)
+        symbols = whole.astype(np.int32)
         symbols -= self._lowest[:count]
-        # Read as unsigned, what lies below the table is large too.
         outside = symbols.view(np.uint32) >= self._last[:count]
-        if not outside.any():
-            return symbols, []
         values = (symbols + self._lowest[:count])[outside].tolist()
         np.copyto(symbols, self._last[:count], where=outside, casting="unsafe")
         return symbols, [write_varint(2 * value if value >= 0 else -2 * value - 1) for value in values]
@@ -163,20 +185,18 @@ class _Channel:
             frequencies, known = _squared(frequencies), _paired(known)
         many = _Group(frequencies, known, library)
         self._groups = (many, one) if many.size > 1 else (one,)
-        self._values = len(table.frequencies)
+        self.size = many.size
 
-    def encode(self, encoder: Any, symbols: npt.NDArray[np.int32]) -> None:
-        """Code one row of symbols."""
-        for group in self._groups:
-            count = len(symbols) // group.size * group.size
-            encoder.encode(_joined(symbols[:count], group.size, self._values), group.model)
-            symbols = symbols[count:]
+    def encode(self, encoder: Any, groups: npt.NDArray[np.int32], rest: npt.NDArray[np.int32]) -> None:
+        """Code one row of symbols: joined to groups, and those that fill none."""
+        for group, symbols in zip(self._groups, (groups, rest), strict=False):
+            encoder.encode(symbols, group.model)
 
     def decode(self, decoder: Any, row: npt.NDArray[np.float32]) -> None:
         """The inverse of `encode`, into values; those in no table become nan."""
         for group in self._groups:
             count = len(row) // group.size
-            decoded = group.known[decoder.decode(count, group.model)].view(np.float32)
+            decoded = group.known.take(decoder.decode(count, group.model)).view(np.float32)
             row[: len(decoded)] = decoded
             row = row[len(decoded) :]
 
@@ -199,11 +219,21 @@ class _Group:
         self.known: npt.NDArray[Any] = np.ascontiguousarray(known).view(_WHOLE[self.size]).ravel()
 
 
-def _joined(symbols: npt.NDArray[np.int32], size: int, values: int) -> npt.NDArray[np.int32]:
+def _joined(symbols: npt.NDArray[np.int32], size: int, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Symbols [c, n size] of channels with ``values`` [c, 1] entries as groups [c, n]."""
     while size > 1:
-        symbols = symbols[::2] * np.int32(values) + symbols[1::2]
+        symbols = symbols[:, ::2] * values + symbols[:, 1::2]
         values, size = values**2, size // 2
     return symbols
+
+
+def _runs(sizes: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(first, behind the last, size) of neighbours with the same size."""
+    runs, first = [], 0
+    for size, alike in itertools.groupby(sizes):
+        runs.append((first, first + len(list(alike)), size))
+        first = runs[-1][1]
+    return runs
 
 
 def _squared(single: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

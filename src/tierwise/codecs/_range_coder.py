@@ -13,7 +13,7 @@ from typing import Final, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PRECISION", "PythonDecoder", "PythonEncoder", "close", "uncarry"]
+__all__ = ["PRECISION", "PythonDecoder", "PythonEncoder", "add_to", "close"]
 
 PRECISION: Final = 24
 """Frequencies of a table sum to 2^24."""
@@ -56,14 +56,13 @@ class PythonEncoder:
 
     def finish(self) -> bytes:
         """What was coded, as `close` makes it."""
-        return close(self._words, self._lower, self._range)
+        return close(bytearray().join(word.to_bytes(4, "big") for word in self._words), self._lower, self._range)
 
 
-def close(words: list[int], lower: int, width: int) -> bytes:
+def close(written: bytearray, lower: int, width: int) -> bytes:
     """The bytes that end a stream: of all points in [lower, lower + width) one with the fewest bytes."""
     if width == _FULL:
         return b""
-    words = list(words)
     top = lower + width - 1
     for kept in range(0, _STATE + 1, 8):
         step = 1 << (_STATE - kept)
@@ -72,9 +71,17 @@ def close(words: list[int], lower: int, width: int) -> bytes:
             break
     if point > _FULL:
         point &= _FULL
-        _carry(words)
-    content = b"".join(word.to_bytes(4, "big") for word in words) + point.to_bytes(8, "big")
-    return content.rstrip(b"\0")
+        add_to(written, 1)
+    return bytes(written + point.to_bytes(8, "big")).rstrip(b"\0")
+
+
+def add_to(written: bytearray, carry: int) -> None:
+    """Add 1 to what was written, or take back (-1) a 1 that was added."""
+    i, turns = len(written) - 1, 0xFF if carry > 0 else 0
+    while written[i] == turns:
+        written[i] = 0xFF - turns
+        i -= 1
+    written[i] += carry
 
 
 def _carry(words: list[int]) -> None:
@@ -83,15 +90,6 @@ def _carry(words: list[int]) -> None:
         words[i] = 0
         i -= 1
     words[i] += 1
-
-
-def uncarry(words: list[int]) -> None:
-    """Take back a carry that went into ``words``."""
-    i = len(words) - 1
-    while words[i] == 0:
-        words[i] = 0xFFFFFFFF
-        i -= 1
-    words[i] -= 1
 
 
 @final

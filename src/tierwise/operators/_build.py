@@ -29,6 +29,7 @@ from tierwise.operators._crossing import TABLES, to_boundary
 from tierwise.operators._exit import exit_names
 from tierwise.operators._spec import OperatorSpec, chain_text, check_chain
 from tierwise.operators._store import address, load_stage, save_stage, scratch, sweep, versions
+from tierwise.operators._weights import weight_bits
 from tierwise.operators._work import ChooseCuts, Context, Stage, Work
 from tierwise.tasks import Task
 
@@ -127,6 +128,7 @@ def _write(directory: Path, title: str, work: Work) -> Artifact:
             macs=graph.macs,
             exit=_exit(work, position),
             boundary=to_boundary(work.crossing, work.segments[0]) if work.crossing and position == 0 else None,
+            weight_bits=weight_bits(parts[file]),
         )
         for position, (file, graph) in enumerate(zip(parts, graphs, strict=True))
     )

@@ -26,6 +26,7 @@ from tierwise.codecs import (
 )
 from tierwise.operators._rounding import Kind
 from tierwise.operators._session import open_session
+from tierwise.operators._weights import weight_bits
 from tierwise.tasks import Task, score
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ def codec_of(crossing: Crossing) -> Codec:
 
 def to_boundary(crossing: Crossing, head: onnx.ModelProto) -> Boundary:
     """What stands in the manifest."""
-    bits = sum(8 * onnx.numpy_helper.to_array(weight).nbytes for weight in head.graph.initializer)
-    return Boundary(tensor=LATENT, codec=crossing.kind, tables=TABLES, rates=crossing.rates, encoder_bits=bits)
+    return Boundary(
+        tensor=LATENT, codec=crossing.kind, tables=TABLES, rates=crossing.rates, encoder_bits=weight_bits(head)
+    )
 
 
 def neighbours(model: onnx.ModelProto) -> tuple[str, ...]:

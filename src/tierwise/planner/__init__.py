@@ -19,6 +19,16 @@ from tierwise.planner._need import AccuracyDrop, Need, Quantity
 from tierwise.planner._pareto import pareto
 from tierwise.planner._recommend import Excluded, Recommendation, Relaxation, recommend
 from tierwise.planner._table import Decision, decision_table
+from tierwise.planner._way import (
+    Message,
+    Observed,
+    Way,
+    accurate_way,
+    crossovers,
+    fastest_way,
+    fit_message,
+    predict_way,
+)
 
 __all__ = [
     "AccuracyDrop",
@@ -36,7 +46,9 @@ __all__ = [
     "Judged",
     "LinkCheck",
     "LinkFigures",
+    "Message",
     "Need",
+    "Observed",
     "Part",
     "Quantity",
     "Ranked",
@@ -48,14 +60,20 @@ __all__ = [
     "Sweep",
     "Tests",
     "Violation",
+    "Way",
+    "accurate_way",
     "best_cut",
     "best_cuts",
     "check_links",
+    "crossovers",
     "decision_table",
+    "fastest_way",
+    "fit_message",
     "joined",
     "link_s",
     "pareto",
     "predict_cut",
     "predict_parts",
+    "predict_way",
     "recommend",
 ]

@@ -11,7 +11,7 @@ import msgspec
 
 from tierwise.planner._evidence import Deployment, Evidence, Hop, LinkFigures, Subject
 
-__all__ = ["LinkCheck", "Region", "Sweep", "check_links", "link_s", "sweeps"]
+__all__ = ["LinkCheck", "Region", "Sweep", "check_links", "link_s", "log_grid", "sweep", "sweeps"]
 
 Decide = Callable[[Mapping[str, float]], str | None]
 """From a change of latency in seconds by deployment id to the id of the winner; None where none fits."""
@@ -140,19 +140,19 @@ def sweeps(evidence: Evidence, candidates: Sequence[Deployment], decide: Decide)
         users = [one for one in candidates if any(hop.lower == link.lower for hop in one.hops or ())]
         if not users:
             continue
-        rates = _grid(link.up_bps / 100, link.up_bps * 100)
-        trips = _grid(1e-4, max(1.0, 10 * link.rtt_s))
+        rates = log_grid(link.up_bps / 100, link.up_bps * 100)
+        trips = log_grid(1e-4, max(1.0, 10 * link.rtt_s))
         for axis, unit, now, grid in (("rate", "bit/s", link.up_bps, rates), ("rtt", "s", link.rtt_s, trips)):
             changed = _link_change(evidence, candidates, position, axis)
             name = f"{link.lower} - {link.upper}"
-            found.append(_sweep(axis, unit, name, now, grid, changed, decide))  # type: ignore[arg-type]
+            found.append(sweep(axis, unit, name, now, grid, changed, decide))  # type: ignore[arg-type]
     hops = [hop for one in candidates for hop in one.hops or ()]
     # An input whose size nothing tells counts as 0 bytes: it cannot be scaled.
     sizes = [hop.up_bytes for hop in hops if hop.carries == "input" and hop.up_bytes > 0]
     if sizes and evidence.links:
         now = statistics.median(sizes)
         changed = _input_change(evidence, candidates, now)
-        found.append(_sweep("input", "B", "", now, _grid(now / 100, now * 100), changed, decide))
+        found.append(sweep("input", "B", "", now, log_grid(now / 100, now * 100), changed, decide))
     return tuple(found)
 
 
@@ -194,11 +194,12 @@ def _input_change(
     return change
 
 
-def _grid(low: float, high: float) -> list[float]:
+def log_grid(low: float, high: float) -> list[float]:
+    """Values from ``low`` to ``high``, each the same factor above the one before."""
     return [low * (high / low) ** (i / (_POINTS - 1)) for i in range(_POINTS)]
 
 
-def _sweep(
+def sweep(
     axis: Literal["rate", "rtt", "input"],
     unit: str,
     link: str,
@@ -207,6 +208,7 @@ def _sweep(
     change: Callable[[float], Mapping[str, float]],
     decide: Decide,
 ) -> Sweep:
+    """One quantity varied along ``grid``: who wins where, the borders found by bisection."""
     winners = [decide(change(value)) for value in grid]
     regions = []
     start = grid[0]

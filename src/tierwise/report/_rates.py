@@ -1,8 +1,4 @@
-"""Coded latents by the three measures of SC2, and the encoder's arithmetic: what a device stores, computes and sends.
-
-Source of the measures: Matsubara et al. 2023, SC2 benchmark (arXiv 2203.08875): bits of the encoder's parameters, bytes
-of an item, the task's metric.
-"""
+"""The section on what a device stores, computes and sends: chart, controls, table."""
 
 from __future__ import annotations
 
@@ -11,142 +7,88 @@ from dataclasses import dataclass
 from typing import final
 
 from tierwise._units import format_bytes, format_frac
-from tierwise.report._axis import log_domain, log_ticks, short
-from tierwise.report._charts import Spec, finish
-from tierwise.report._part import Drawn
-from tierwise.report._table import Cell, Column, Table
+from tierwise.planner import Evidence
+from tierwise.report._send_chart import SendChart, bits_text, send_chart
+from tierwise.report._sends import Sent, sends
+from tierwise.report._table import Cell, Column, Table, Tag
 from tierwise.study import StudyData
 
-__all__ = ["Measured", "measured", "rates_chart", "rates_table"]
+__all__ = ["Rates", "rates"]
 
 
 @final
 @dataclass(frozen=True)
-class Measured:
-    """One rate of one variant.
+class Rates:
+    """The section.
 
     Attributes:
-        strategies: Names of the strategies that use the variant.
-        chain: Its operators.
-        channels: Channels sent.
-        item_bytes: Mean frame of one item, on the validation split.
+        chart: None where no way to send has all three measures yet.
         metric: Name of the metric.
-        value: On the validation split, from what arrives.
-        test: The same on the test split, where that was measured: with all channels only.
-        encoder_bits: Of all parameters of the device's segment.
-        encoder_macs: Multiply-accumulates of an item on the device.
+        table: Every way, in the chart's numbers.
+        left_out: How many of them the chart lacks.
     """
 
-    strategies: str
-    chain: str
-    channels: int
-    item_bytes: float
+    chart: SendChart | None
     metric: str
-    value: float
-    test: float | None
-    encoder_bits: int
-    encoder_macs: int
+    table: Table
+    left_out: int
 
 
-def measured(data: StudyData) -> list[Measured]:
-    """Every rate of every variant that codes a latent."""
-    found = []
-    for key, variant in data.variants.items():
-        names = dict.fromkeys(strategy.name for strategy in data.strategies if strategy.variant == key)
-        for segment in variant.manifest.segments:
-            if segment.boundary is None:
-                continue
-            most = segment.boundary.rates[-1].channels
-            tests = {one.metric: one.value for one in variant.manifest.accuracy if one.split == "test"}
-            found += [
-                Measured(
-                    strategies=", ".join(names),
-                    chain=variant.manifest.provenance.chain,
-                    channels=rate.channels,
-                    item_bytes=rate.item_bytes,
-                    metric=rate.metric,
-                    value=rate.value,
-                    test=tests.get(rate.metric) if rate.channels == most else None,
-                    encoder_bits=segment.boundary.encoder_bits,
-                    encoder_macs=segment.macs,
-                )
-                for rate in segment.boundary.rates
-            ]
-    return found
-
-
-def rates_chart(points: Sequence[Measured]) -> Drawn:
-    """Metric against bytes of an item; a larger mark is a larger encoder. Rates of one variant are joined."""
-    import altair as alt
-
-    rows: list[Spec] = [
-        {
-            "strategy": point.strategies,
-            "label": f"{short(point.strategies, 24)}, {point.channels}",
-            "bytes": point.item_bytes,
-            "value": point.value,
-            "bits": point.encoder_bits,
-            "sent": f"{format_bytes(point.item_bytes)} in {point.channels} channels",
-            "metric": format_frac(point.value),
-            "encoder": format_bytes(point.encoder_bits / 8),
-            "macs": f"{point.encoder_macs:,}",
-        }
-        for point in points
-    ]
-    low, high = log_domain(point.item_bytes for point in points)
-    x = alt.X(
-        "bytes:Q",
-        title="bytes of an item on the wire, logarithmic",
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=log_ticks(low, high), format="~g"),
+def rates(data: StudyData, evidence: Evidence | None) -> Rates | None:
+    """The section of a study; None where nothing codes a latent."""
+    ways = sends(data, evidence)
+    if not ways:
+        return None
+    return Rates(
+        chart=send_chart(ways),
+        metric=ways[0].metric,
+        table=_table(ways),
+        left_out=sum(not way.drawn for way in ways),
     )
-    values = [point.value for point in points]
-    room = max(0.15 * (max(values) - min(values)), 0.004)
-    y = alt.Y(
-        "value:Q",
-        title=f"{points[0].metric} on the validation split",
-        scale=alt.Scale(domain=[max(0.0, min(values) - room), min(1.0 + room, max(values) + room)], nice=False),
-        axis=alt.Axis(format=".1%", tickCount=5),
-    )
-    most = max(point.encoder_bits for point in points)
-    about = [
-        alt.Tooltip("strategy:N"),
-        alt.Tooltip("sent:N", title="data"),
-        alt.Tooltip("metric:N", title=points[0].metric),
-        alt.Tooltip("encoder:N", title="encoder"),
-        alt.Tooltip("macs:N", title="its multiply-accumulates"),
-    ]
-    drawn = alt.Chart(alt.NamedData("rates")).encode(x=x, y=y)
-    size = alt.Size("bits:Q", scale=alt.Scale(domain=[0, most], range=[30, 320]), legend=None)
-    marks = drawn.mark_point(filled=True, opacity=0.85, stroke="var(--panel)", strokeWidth=1, color="var(--chain-1)")
-    lines = drawn.mark_line(strokeWidth=1.5, color="var(--chain-1)", opacity=0.5).encode(detail="strategy:N")
-    names = drawn.mark_text(dy=-14, align="center", stroke="var(--panel)", strokeWidth=4, strokeJoin="round")
-    labels = [mark.encode(text="label:N") for mark in (names, drawn.mark_text(dy=-14, align="center"))]
-    chart = alt.layer(lines, marks.encode(size=size, tooltip=about), *labels)
-    chart = chart.properties(width="container", height=340, autosize={"type": "fit-x", "contains": "padding"})
-    said = "; ".join(f"{row['strategy']}: {row['sent']}, {points[0].metric} {row['metric']}" for row in rows)
-    return Drawn("rates", finish(chart, {"rates": rows}), f"What coded latents cost and keep. {said}.")
 
 
-def rates_table(points: Sequence[Measured]) -> Table:
-    """The figures of the chart, and the test split's."""
+def _table(ways: Sequence[Sent]) -> Table:
     columns = (
         Column("Strategy"),
-        Column("Data", numeric=True, unit="of an item, framed"),
-        Column("Metric", numeric=True, unit="validation split"),
-        Column("Metric", numeric=True, unit="test split"),
+        Column("Sent", numeric=True, unit="a request, on the link"),
+        Column(ways[0].metric.capitalize(), numeric=True, unit="test split"),
         Column("Encoder", numeric=True, unit="bits of its parameters"),
-        Column("Encoder", numeric=True, unit="multiply-accumulates"),
+        Column("Arithmetic", numeric=True, unit="MACs on the device"),
+        Column("Frame", numeric=True, unit="an item, validation split"),
+        Column(ways[0].metric.capitalize(), numeric=True, unit="validation split"),
+        Column("Method"),
     )
-    return Table(caption="Coded latents", columns=columns, rows=tuple(_row(point) for point in points))
+    return Table(
+        caption="What a device stores, computes and sends",
+        columns=columns,
+        rows=tuple(_row(number, way) for number, way in enumerate(ways, 1)),
+        sortable=True,
+        marked=frozenset(i for i, way in enumerate(ways) if way.on_front),
+    )
 
 
-def _row(point: Measured) -> tuple[Cell, ...]:
+def _row(number: int, way: Sent) -> tuple[Cell, ...]:
+    note = way.chain if way.channels is None else f"{way.chain}, {way.channels} channels"
+    tags = (Tag("Pareto front", "front"),) if way.on_front else ()
     return (
-        Cell(point.strategies, note=f"{point.chain}, {point.channels} channels"),
-        Cell(format_bytes(point.item_bytes), key=point.item_bytes),
-        Cell(format_frac(point.value), key=point.value),
-        Cell("", soft=True) if point.test is None else Cell(format_frac(point.test), key=point.test),
-        Cell(f"{point.encoder_bits:,}", key=point.encoder_bits),
-        Cell(f"{point.encoder_macs:,}", key=point.encoder_macs),
+        Cell(f"{number}. {way.strategies}", note=note, key=number, tags=tags),
+        _missing() if way.link_bytes is None else Cell(_bytes(way.link_bytes), key=way.link_bytes),
+        _frac(way.test),
+        Cell(bits_text(way.device_bits).partition(" ")[0], key=way.device_bits),
+        Cell(f"{way.device_macs:,}", key=way.device_macs),
+        _missing() if way.frame_bytes is None else Cell(format_bytes(way.frame_bytes), key=way.frame_bytes),
+        _frac(way.validation),
+        Cell(way.method, key=way.method),
     )
+
+
+def _bytes(size: float) -> str:
+    return format_bytes(size) if size else "nothing"
+
+
+def _frac(value: float | None) -> Cell:
+    return _missing() if value is None else Cell(format_frac(value), key=value)
+
+
+def _missing() -> Cell:
+    return Cell("–", soft=True)  # noqa: RUF001 - the dash of a table

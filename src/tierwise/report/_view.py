@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from tierwise._units import format_bytes, format_frac, format_seconds
+from tierwise.planner import Evidence
 from tierwise.report import _charts as charts
 from tierwise.report._advice import Deploying, deploying
 from tierwise.report._audit import Audit, audits, unaudited, variants_table
@@ -18,7 +19,7 @@ from tierwise.report._early_exit import exits_table
 from tierwise.report._facts import facts, method, reservations, title
 from tierwise.report._palette import MEANINGS, STAGE_ORDER, stage_colour
 from tierwise.report._part import Drawn, Part, part
-from tierwise.report._rates import measured, rates_chart, rates_table
+from tierwise.report._rates import Rates, rates
 from tierwise.report._rows import DecisionRow, decision_rows
 from tierwise.report._stages import StageMeans, latencies, stage_means
 from tierwise.report._table import Cell, Column, Table
@@ -48,8 +49,7 @@ class Ran:
     stages: list[tuple[str, str, str]]
     stage_table: Table
     exits: Table | None
-    rates: Drawn | None
-    rates_table: Table | None
+    rates: Rates | None
     prediction: Drawn | None
     prediction_table: Table
     variants: Table
@@ -65,7 +65,9 @@ class Ran:
 
     def drawn(self) -> list[Drawn]:
         """The charts it has."""
-        return [*self.stage_charts, *(one for one in (self.rates, self.prediction) if one is not None)]
+        views = () if self.rates is None or self.rates.chart is None else self.rates.chart.views
+        sent = (drawn for _, drawn in views)
+        return [*self.stage_charts, *sent, *(() if self.prediction is None else (self.prediction,))]
 
 
 @final
@@ -106,7 +108,7 @@ def view(data: StudyData) -> View:
     choices = None if evidence is None else choose(evidence, evidence.subjects[0])
     only = part(rows, [one.id for one in data.strategies], latencies(data), evidence, choices)
     said = verdict(data, rows)
-    ran = _ran(data, rows, None if choices is None else deploying(choices, data))
+    ran = _ran(data, rows, evidence, None if choices is None else deploying(choices, data))
     return View(
         name=data.campaign.name,
         title=title(data),
@@ -125,18 +127,16 @@ def view(data: StudyData) -> View:
     )
 
 
-def _ran(data: StudyData, rows: Sequence[DecisionRow], deployed: Deploying | None) -> Ran:
+def _ran(data: StudyData, rows: Sequence[DecisionRow], evidence: Evidence | None, deployed: Deploying | None) -> Ran:
     means = stage_means(data, rows)
     points = _predictions(data, rows)
-    rates = measured(data)
     used = {stage for entry in means for stage in entry.seconds}
     return Ran(
         stage_charts=(_stages(means, "stages"), _stages(means, "shares")) if means else (),
         stages=[(stage, stage_colour(stage), MEANINGS[stage]) for stage in STAGE_ORDER if stage in used],
         stage_table=_stage_table(means, [stage for stage in STAGE_ORDER if stage in used]),
         exits=exits_table(data),
-        rates=rates_chart(rates) if rates else None,
-        rates_table=rates_table(rates) if rates else None,
+        rates=rates(data, evidence),
         prediction=_prediction(points) if points else None,
         prediction_table=_prediction_table(points),
         variants=variants_table(data),

@@ -13,7 +13,7 @@ from tierwise.runtime._metrics import NodeMetrics
 from tierwise.runtime._metrics_routes import metrics_routes
 from tierwise.runtime._metrics_server import metrics_server
 from tierwise.runtime._observability import ObservabilitySpec
-from tierwise.runtime._paths import Paths, PathSpec, load_paths
+from tierwise.runtime._paths import Paths, PathSpec, PictureFile, load_paths
 from tierwise.runtime._pipeline import CLIENT, Pipeline, PipelineSUT
 from tierwise.runtime._probe import PROBE
 from tierwise.runtime._rollout import NodeSurvey, Rollout, is_serving, roll_out, survey, withdraw
@@ -46,6 +46,7 @@ __all__ = [
     "PathFacts",
     "PathSpec",
     "Paths",
+    "PictureFile",
     "Pipeline",
     "PipelineFacts",
     "PipelineSUT",

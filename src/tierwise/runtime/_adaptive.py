@@ -143,6 +143,7 @@ class AdaptivePipeline:
         self._chooser = Chooser(spec.policy, spec.margin_frac, spec.dwell_s)
         self._choice = Choice()
         self._choosing = threading.Lock()
+        self._steps = 0
         self._latest: Items | None = None
         self._counted = threading.Lock()
         self._answers: Counter[tuple[str, str]] = Counter()
@@ -272,8 +273,11 @@ class AdaptivePipeline:
     def _plan(self, now_ns: int, until_ns: int, *, strict: bool) -> tuple[list[Route], str]:
         """The paths in the order they are asked, and why the first is the first."""
         candidates = [route.candidate(self._limit_s(route)) for route in self._routes]
+        with self._lock:
+            steps = sum(link.steps for link in self._links.values())
         with self._choosing:
-            self._choice = self._chooser.step(self._choice, candidates, now_ns)
+            stepped, self._steps = steps > self._steps, max(steps, self._steps)
+            self._choice = self._chooser.step(self._choice, candidates, now_ns, stepped=stepped)
             name = self._choice.name
         chosen = next((route for route in self._routes if route.name == name), None)
         here = sorted(self._here, key=lambda route: route.facts().expected_s or 0.0)

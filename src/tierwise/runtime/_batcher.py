@@ -84,6 +84,27 @@ class Batcher:
             InputError: The tensors do not fit the model.
             TierwiseError: The model failed.
         """
+        ticket = self._ticket(tensors, visit)
+        return self._turn(ticket, visit) if self._line.enter(ticket) else self._given(ticket, visit)
+
+    def submit(self, tensors: Tensors, visit: Visit, told: Callable[[Ticket], None]) -> None:
+        """As `compute`, without waiting: when ``told`` was called, `result` has the rest to do.
+
+        Args:
+            tensors: The request's.
+            visit: The request; its client must have named no deadline.
+            told: Called once with the request's ticket, perhaps before this returns, from whichever thread; it must
+                return at once.
+        """
+        ticket = self._ticket(tensors, visit)
+        ticket.told = told
+        self._line.join(ticket)
+
+    def result(self, ticket: Ticket, visit: Visit) -> Passage:
+        """What comes of a request that was submitted, computed here if it is its turn; raises as `compute`."""
+        return self._turn(ticket, visit) if ticket.leads else self._given(ticket, visit)
+
+    def _ticket(self, tensors: Tensors, visit: Visit) -> Ticket:
         ticket = visit.ticket(
             items=_items(tensors), key=self._key(tensors), curve=self.curve, load=tensors, priority=self._priority
         )
@@ -91,8 +112,9 @@ class Batcher:
         visit.items = ticket.items
         if ticket.key is not None:
             self._note_arrival(visit.now_ns())
-        if not self._line.enter(ticket):
-            return self._given(ticket, visit)
+        return ticket
+
+    def _turn(self, ticket: Ticket, visit: Visit) -> Passage:
         try:
             others = [] if ticket.key is None else self._companions(ticket, visit)
             visit.queued(ticket.joined_ns)
@@ -100,7 +122,7 @@ class Batcher:
         finally:
             self._line.leave(ticket)
         if not self._measured and ticket.key is not None:
-            self._measure_once(tensors)
+            self._measure_once(ticket.load)
         return passage
 
     def _key(self, tensors: Tensors) -> Hashable:

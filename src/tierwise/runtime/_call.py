@@ -47,7 +47,8 @@ class Call:
         wanted: Names of the outputs wanted; empty: all.
         timeout_s: Time from ``received_ns`` on that the protocol lets the client wait; None where it does not say.
         parameters: The request's parameters. The desk heeds ``priority`` (1 is served first, 0 as the model says),
-            ``timeout`` (microseconds from ``received_ns`` on) and ``tierwise.account``.
+            ``timeout`` (microseconds from ``received_ns`` on) and ``tierwise.account``; a model whose share ends at a
+            coded latent ``tierwise.channels``.
         headers: Headers that observers may want (``traceparent``, ``tracestate``), names in lower case.
         principal: Who asks.
         front: Protocol it came by.

@@ -58,7 +58,8 @@ class Chooser:
       the margin. Where none does, the one that usually answers first.
     * ``fast``: the path that usually answers first; one that is not in use must be faster by the margin.
 
-    A path that may not be used, or (``accurate``) no longer keeps its limit, is left at once.
+    A path that may not be used, or (``accurate``) no longer keeps its limit, is left at once. So is any where a link
+    has just been found to be another one: the while is there for noise, and a step is none.
 
     Args:
         policy: ``accurate`` or ``fast``.
@@ -69,13 +70,14 @@ class Chooser:
     def __init__(self, policy: Policy, margin_frac: float, dwell_s: float) -> None:
         self._policy, self._margin_frac, self._dwell_s = policy, margin_frac, dwell_s
 
-    def step(self, choice: Choice, candidates: Sequence[Candidate], now_ns: int) -> Choice:
+    def step(self, choice: Choice, candidates: Sequence[Candidate], now_ns: int, *, stepped: bool = False) -> Choice:
         """The choice after ``choice``.
 
         Args:
             choice: The last one.
             candidates: All paths, the most accurate first.
             now_ns: The time.
+            stepped: Whether a link has changed by a step since the last choice.
 
         Returns:
             A choice whose name is None only where no path may be used.
@@ -87,7 +89,7 @@ class Chooser:
         best = self._best(usable, current)
         if current is not None and best.name == current.name:
             return replace(choice, rival=None)
-        urgent = current is None or (self._policy == "accurate" and not self._keeps(current, 0.0))
+        urgent = current is None or stepped or (self._policy == "accurate" and not self._keeps(current, 0.0))
         if not urgent:
             if choice.rival != best.name:
                 choice = replace(choice, rival=best.name, since_ns=now_ns)

@@ -66,8 +66,9 @@ class Curve:
         larger batches than a short one.
 
         Where a whole batch of ``most`` waits already, the line is a backlog, and what empties it fastest serves
-        everybody: the largest b within the budget whose time for an item is at most 1 % above the least. The largest,
-        because every turn also costs what the curve does not hold: handing it over, and caches gone cold.
+        everybody: the largest b within the budget whose time for an item is at most a tenth above the least. The
+        largest, because every turn also costs what the curve does not hold: handing it over, and caches gone cold. A
+        tenth, because the answers of one batch are sent while the next computes, which the curve takes for its time.
         """
         best, least, one_ns = 1, math.inf, 0.0
         if not self._sizes or waiting < 2:
@@ -86,7 +87,7 @@ class Curve:
         times_ns = {size: self.ns(size) for size in (*(1 << power for power in range(most.bit_length())), most)}
         fitting = {size: ns / size for size, ns in times_ns.items() if size == 1 or ns <= budget_ns}
         least_ns = min(fitting.values())
-        return max(size for size, item_ns in fitting.items() if item_ns <= 1.01 * least_ns)
+        return max(size for size, item_ns in fitting.items() if item_ns <= 1.1 * least_ns)
 
     def queue_ns(self, waiting: int, most: int, budget_ns: float) -> float:
         """Expected time until all of ``waiting`` items are computed, in batches as `choose` has them."""

@@ -6,31 +6,27 @@ methods, all inside `Desk.refusals`, so that the only exception a front ever mee
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import functools
 import math
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, final
-
-import msgspec
 
 from tierwise import __version__
 from tierwise._clock import Clock
 from tierwise._errors import InputError
-from tierwise.runtime._call import Call
+from tierwise.runtime._call import Answer, Call
+from tierwise.runtime._clerks import Clerks, Stay, Told
 from tierwise.runtime._guard import Guard, Method, Peer, Principal
-from tierwise.runtime._line import Line
+from tierwise.runtime._line import Line, Ticket
+from tierwise.runtime._memory import give_memory_back
 from tierwise.runtime._observer import Answered, Observer, Refused
-from tierwise.runtime._probe import Probe
 from tierwise.runtime._refusal import Code, RefusalError, code_of
 from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
-from tierwise.runtime._spec import NodeSpec, Share
+from tierwise.runtime._spec import NodeSpec, Share, read_share
 from tierwise.runtime._statistics import ModelStatistics
 from tierwise.runtime._visit import Visit
 from tierwise.wire import ModelMetadata, ModelStatus, ServerMetadata
@@ -41,6 +37,9 @@ EXTENSIONS: Final = ("model_repository", "statistics", "tierwise.stages")
 
 # gRPC carries a refusal in a header, which clients accept up to 8 kB.
 _LONGEST_TEXT: Final = 2000
+
+# A request of more is decoded by a thread of its own: reading it takes its time, and the others shall not wait for it.
+_BRIEF_BYTES: Final = 64 << 10
 
 
 @final
@@ -70,6 +69,7 @@ class Desk:
         self._door = threading.Condition()
         self._inside, self._closing = 0, False
         self._pool = ThreadPoolExecutor(spec.max_waiting, thread_name_prefix="desk")  # starts threads when needed
+        self._clerks = Clerks(line.width, self._end)
 
     def restore(self) -> dict[str, str]:
         """Serve again what the repository served before; why not, by name, where that fails."""
@@ -82,6 +82,7 @@ class Desk:
     def close(self) -> None:
         """Let go of the threads; requests under way are answered."""
         self._pool.shutdown(wait=False)
+        self._clerks.close()
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
@@ -129,26 +130,118 @@ class Desk:
             RefusalError: Whatever went wrong.
         """
         self._observer.begun(call)
-        model: Served | Probe | None = None
+        stay = Stay(call)
         try:
-            self._check_size(call.size_bytes)
-            self._enter(self.spec.max_waiting)
             try:
-                with self._guard.held(call.principal):
-                    visit = self._visit(call)
-                    model = self._repository.model(call.model, call.version)
-                    answer = model.answer(call, visit)
-                    with visit.encoding():
-                        body = call.encode(answer)
+                visit = self._open(stay)
+                model = stay.model = self._repository.model(call.model, call.version)
+                answer = model.answer(call, visit)
+                with visit.encoding():
+                    body = call.encode(answer)
             finally:
-                self._leave()
+                self._close(stay)
         except Exception as error:
-            refusal, took_ns = self.refusal(error), self.clock.now_ns() - call.received_ns
-            if model is not None:
-                model.counters.failed(took_ns)
-            self._observer.refused(call, Refused("infer", call.model, refusal.code, refusal.text, took_ns))
-            raise refusal from error
-        answered_ns = self.clock.now_ns()
+            raise self._lost(stay, error) from error
+        self._made(stay, answer, body)
+        return body
+
+    def submit(self, call: Call, told: Told) -> None:
+        """As `answer`, without waiting: for fronts that must not block.
+
+        Where a request needs little beside its turn to compute, no thread waits with it.
+
+        Args:
+            call: The request.
+            told: Called once with what `answer` returns or raises: perhaps before this returns, and from whichever
+                thread; it must return at once.
+        """
+        model = self._brief(call)
+        if model is None:
+            self._pool.submit(self._answer_to, call, told)
+            return
+        self._observer.begun(call)
+        stay = Stay(call, told=told)
+        try:
+            visit = self._open(stay)
+            stay.model = model
+            model.begin(call, visit, self._clerks.teller(stay))
+        except Exception as error:
+            self._close(stay)
+            told(self._lost(stay, error))
+
+    def _answer_to(self, call: Call, told: Told) -> None:
+        try:
+            made: bytes | RefusalError = self.answer(call)
+        except RefusalError as refusal:
+            made = refusal
+        told(made)
+
+    def _brief(self, call: Call) -> Served | None:
+        """The model, where it is asked for what can be begun and ended without waiting."""
+        plain = call.timeout_s is None and "timeout" not in call.parameters
+        if not plain or call.size_bytes > _BRIEF_BYTES or self.spec.pace_frac < 1:
+            return None
+        try:
+            model = self._repository.model(call.model, call.version)
+        except RefusalError:  # `answer` tells it
+            return None
+        return model if isinstance(model, Served) and model.brief else None
+
+    def _end(self, stay: Stay, ticket: Ticket) -> None:
+        """The rest of a request that was submitted, when it has its turn or its result."""
+        call, model, visit, told = stay.call, stay.model, stay.visit, stay.told
+        assert isinstance(model, Served)
+        assert visit is not None
+        assert told is not None
+        try:
+            try:
+                answer = model.end(ticket, call, visit)
+                with visit.encoding():
+                    body = call.encode(answer)
+            finally:
+                self._close(stay)
+        except Exception as error:
+            told(self._lost(stay, error))
+            return
+        try:
+            self._made(stay, answer, body)
+        except Exception as error:  # who waits shall not wait for ever
+            told(self.refusal(error))
+            return
+        told(body)
+
+    def _open(self, stay: Stay) -> Visit:
+        """Let a request in, if there is room for it; `_close` must follow whatever comes of it."""
+        call = stay.call
+        self._check_size(call.size_bytes)
+        self._enter(self.spec.max_waiting)
+        stay.inside = True
+        held = self._guard.held(call.principal)
+        held.__enter__()
+        stay.held = held
+        stay.visit = self._visit(call)
+        return stay.visit
+
+    def _close(self, stay: Stay) -> None:
+        if stay.held is not None:
+            stay.held.__exit__(None, None, None)
+        if stay.inside:
+            self._leave()
+
+    def _lost(self, stay: Stay, error: Exception) -> RefusalError:
+        """What the asker is told of a request that came to nothing, once it is counted."""
+        call = stay.call
+        refusal, took_ns = self.refusal(error), self.clock.now_ns() - call.received_ns
+        if stay.model is not None:
+            stay.model.counters.failed(took_ns)
+        self._observer.refused(call, Refused("infer", call.model, refusal.code, refusal.text, took_ns))
+        return refusal
+
+    def _made(self, stay: Stay, answer: Answer, body: bytes) -> None:
+        """Count an answer."""
+        call, model, visit, answered_ns = stay.call, stay.model, stay.visit, self.clock.now_ns()
+        assert model is not None
+        assert visit is not None
         entries = visit.timeline.entries()
         spent = {stage: ns for tier, stage, ns in entries if tier == visit.tier}
         model.counters.answered(max(visit.items, 1), answered_ns - call.received_ns, spent)
@@ -169,15 +262,6 @@ class Desk:
                 marks=tuple(visit.marks),
             ),
         )
-        return body
-
-    def submit(self, call: Call) -> Future[bytes]:
-        """As `answer`, without waiting: for fronts that must not block (``asyncio.wrap_future``).
-
-        Returns:
-            What `answer` returns or raises, later. It is completed from another thread.
-        """
-        return self._pool.submit(self.answer, call)
 
     def _visit(self, call: Call) -> Visit:
         spec, timeout_s, asked_us = self.spec, call.timeout_s, _whole(call, "timeout")
@@ -280,10 +364,10 @@ class Desk:
             self._enter(math.inf)
             try:
                 before = self._repository.versions(name)
-                version = self._repository.load(name, Share() if config is None else _share(config), files)
+                version = self._repository.load(name, Share() if config is None else read_share(config), files)
             finally:
                 self._leave()
-            _give_memory_back()
+            give_memory_back()
             self._observer.loaded(name, version, (self.clock.now_ns() - started_ns) / 1e9)
             for old in sorted({*before} - {*self._repository.versions(name)}):
                 self._observer.unloaded(name, old)
@@ -305,25 +389,3 @@ def _whole(call: Call, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise InputError("the parameter must be a whole number from 0 on", got=repr(value)[:80], where=name)
     return value
-
-
-def _share(text: bytes) -> Share:
-    try:
-        return msgspec.json.decode(text, type=Share)
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f'the config must be JSON of a share, such as {{"segments": [0, 1]}} ({error})', where="config"
-        ) from error
-
-
-def _give_memory_back() -> None:
-    """What receiving an artifact took goes back to the system; the allocator would keep most of it for this process."""
-    trim = _trim()
-    if trim is not None:
-        trim(0)
-
-
-@functools.cache
-def _trim() -> Callable[[int], int] | None:
-    """What glibc has for it; others need none. Looked up once: every look-up makes a class, which is slow to go."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -15,7 +15,7 @@ from tierwise.artifact import Artifact, Detections, Exit, Segment, TensorSpec, d
 from tierwise.measure import usable_cpus
 from tierwise.runtime._external import check_contents
 from tierwise.runtime._passage import Passage, leaving, merge, rows_of
-from tierwise.runtime._seal import seal_at
+from tierwise.runtime._seal import Seal, seal_at
 from tierwise.wire import dtype_name
 
 __all__ = ["Executor", "default_threads", "tensors_at"]
@@ -50,6 +50,7 @@ class Executor:
         artifact: A verified artifact.
         segments: Half-open range of its segments; None: all.
         threads: Threads of every session; None: the CPUs this process may really use, rounded down.
+        channels: Of a coded latent between the segments, how many pass; None: all.
 
     Attributes:
         inputs: What `run` needs.
@@ -59,12 +60,18 @@ class Executor:
         first_run_s: Seconds of the first run, which is slower than later ones; None before it.
 
     Raises:
-        InputError: The range does not fit the artifact.
+        InputError: The range does not fit the artifact, or so many channels may not pass.
         ArtifactError: A segment is not a model ONNX Runtime can run, keeps tensors outside the artifact, uses
             operators that ONNX Runtime does not have, or is not what the manifest says.
     """
 
-    def __init__(self, artifact: Artifact, segments: tuple[int, int] | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        segments: tuple[int, int] | None = None,
+        threads: int | None = None,
+        channels: int | None = None,
+    ) -> None:
         count = len(artifact.manifest.segments)
         first, last = (0, count) if segments is None else segments
         if not 0 <= first < last <= count:
@@ -84,6 +91,9 @@ class Executor:
         ]
         # Between segments of this process a latent passes its codec too, so that placement changes no answer.
         self._seals = [seal_at(artifact, border) for border in range(first + 1, last)] + [None]
+        self._channels = channels
+        if channels is not None:
+            _check_channels(self._seals, channels)
         self.load_s = time.perf_counter() - started_s
         self.first_run_s: float | None = None
 
@@ -134,7 +144,7 @@ class Executor:
             names = [spec.name for spec in segment.outputs]
             known.update(zip(names, _run(session, names, fed, segment.file), strict=True))
             if seal is not None:
-                known = seal.through(known)
+                known = seal.through(known, self._channels)
             if segment.exit is None or not exits:
                 continue
             leave = leaving(segment.exit, known)
@@ -179,6 +189,14 @@ class _Gone:
             parts = [answers[spec.name] for _, answers in self._parts]
             joined[spec.name] = np.take(np.concatenate(parts, axis), order, axis) if -1 in spec.shape else parts[-1]
         return joined
+
+
+def _check_channels(seals: Sequence[Seal | None], channels: int) -> None:
+    found = [seal for seal in seals if seal is not None]
+    if not found:
+        raise InputError("only a coded latent between two segments has channels to choose", got=channels)
+    for seal in found:
+        seal.check_channels(channels)
 
 
 def _session(ort: Any, artifact: Artifact, segment: Segment, threads: int) -> Any:

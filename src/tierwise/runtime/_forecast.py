@@ -29,24 +29,33 @@ class Forecast:
 
     Args:
         link: The link the path crosses, which other paths may cross too; None where there is none.
+        request_bytes: What its requests send over the link, where that is known before one did.
     """
 
-    def __init__(self, link: LinkState | None) -> None:
-        self._link = link
+    def __init__(self, link: LinkState | None, request_bytes: int | None = None) -> None:
+        self._link, self._request_bytes = link, request_bytes
         self._compute_s, self._bytes_up, self._bytes_down = Ewma(), Ewma(), Ewma()
         self._latencies_s: deque[float] = deque(maxlen=_KEPT)
         self.observed_ns: int | None = None
 
     @property
     def expected_s(self) -> float | None:
-        """The usual latency; None before the first answer."""
+        """The usual latency; before the first answer the link's part of it where that is known, else None."""
         if self._compute_s.mean is None:
-            return None
+            return self.least_s
         return self._compute_s.mean + self._link_s()
 
     @property
+    def least_s(self) -> float | None:
+        """What an answer takes on the link alone; None where that is not known."""
+        sent_bytes = self._bytes_up.mean if self._bytes_up.mean is not None else self._request_bytes
+        if self._link is None or sent_bytes is None:
+            return None
+        return self._link.seconds(sent_bytes, self._bytes_down.mean or 0.0)
+
+    @property
     def careful_s(self) -> float | None:
-        """A latency that is seldom exceeded: the usual one and two mean deviations; None before the first answer."""
+        """A latency that is seldom exceeded: the usual one and two mean deviations; None as above."""
         expected_s = self.expected_s
         if expected_s is None:
             return None

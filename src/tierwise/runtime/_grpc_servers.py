@@ -11,6 +11,7 @@ import grpc
 from tierwise._errors import UnavailableError
 from tierwise.runtime._desk import Desk
 from tierwise.runtime._grpc_front import GrpcFront
+from tierwise.runtime._security import NodeLimits
 from tierwise.runtime._spec import NodeSpec
 from tierwise.wire import CHANNEL_OPTIONS, is_local, server_tls
 
@@ -58,7 +59,7 @@ class GrpcServers:
         for address in spec.listen:
             most_bytes = min(large if known or is_local(address) else small, _LARGEST_BYTES)
             if most_bytes not in self._servers:
-                server = grpc.server(pool, options=_options(most_bytes, spec.limits.connections))
+                server = grpc.server(pool, options=_options(most_bytes, spec.limits))
                 server.add_generic_rpc_handlers((front.routes(), front.own_routes()))
                 self._servers[most_bytes] = server
             self.addresses.append(self._listen(self._servers[most_bytes], address))
@@ -85,7 +86,7 @@ class GrpcServers:
         return f"{host}:{port}" if asked == "0" and not address.startswith("unix:") else address
 
 
-def _options(most_bytes: int, connections: int) -> tuple[tuple[str, int], ...]:
+def _options(most_bytes: int, limits: NodeLimits) -> tuple[tuple[str, int], ...]:
     theirs = dict(CHANNEL_OPTIONS)
     theirs["grpc.max_receive_message_length"] = most_bytes
     return (
@@ -94,6 +95,7 @@ def _options(most_bytes: int, connections: int) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 0),
         # A small message may unpack to a great one: none is unpacked. (Codecs make contents small, and bound them.)
         ("grpc.compression_enabled_algorithms_bitset", _IDENTITY),
-        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_concurrent_streams", limits.streams),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
     )

@@ -23,10 +23,22 @@ from tierwise import __version__
 from tierwise.runtime._visit import Timeline
 from tierwise.wire import Exchange, Framed, Parameter, read_parameters
 
-__all__ = ["ACCOUNT", "Account", "ask_account", "clock_name", "count_hop", "path_parameters", "to_parameters"]
+__all__ = [
+    "ACCOUNT",
+    "CHANNELS",
+    "Account",
+    "ask_account",
+    "clock_name",
+    "count_hop",
+    "path_parameters",
+    "to_parameters",
+]
 
 ACCOUNT: Final = "tierwise.account"
 """The request parameter that asks for the account of an answer: where the time went, and bytes between the tiers."""
+
+CHANNELS: Final = "tierwise.channels"
+"""The request parameter that says how many channels of a coded latent are sent on, one of the artifact's rates."""
 
 _PATH_PARAMETER: Final = "tierwise.path"
 

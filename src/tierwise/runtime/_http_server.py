@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -27,6 +27,8 @@ _GRACE_S: Final = 2
 _HEAD_BYTES: Final = 64 << 10
 # A client that takes less than this of an answer within the time is let go, and the answer with it.
 _READ_S, _READ_BYTES = 20.0, 10_000
+# Above this size a copy costs more than a second system call.
+_JOINED_BYTES: Final = 64 << 10
 
 
 @contextlib.contextmanager
@@ -130,6 +132,7 @@ class _PatientProtocol(HttpToolsProtocol):
     _head: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _beside_bytes = 0
+    _in_head = False
 
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
@@ -160,6 +163,8 @@ class _PatientProtocol(HttpToolsProtocol):
         """Bytes came."""
         self._beside_bytes += len(data)
         super().data_received(data)
+        if self._in_head and self._head is None:  # most heads come whole, and need no clock
+            self._expect_head()
         if self._beside_bytes > _HEAD_BYTES and not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.send_400_response(f"What comes beside a body must have at most {_HEAD_BYTES:,} bytes.")
@@ -207,12 +212,15 @@ class _PatientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._expect_head()
+        self._stop_waiting()
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
         """Its head is here."""
         self._stop_waiting()
+        self._in_head = False
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, _OneWrite(self.loop, self.transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
@@ -232,3 +240,44 @@ class _PatientProtocol(HttpToolsProtocol):
     def _let_go(self) -> None:
         if not self.transport.is_closing():
             self.transport.abort()
+
+
+@final
+class _OneWrite:
+    """A transport that sends an answer's head together with what follows it at once: uvicorn writes them one by one.
+
+    That is one system call, one segment and one wake-up of the client less for every answer.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any) -> None:
+        self._loop, self._transport = loop, transport
+        self._held: bytes | None = None
+        self._begun = False
+
+    def write(self, content: bytes) -> None:
+        """Send ``content``; the first waits for the second until the loop comes round."""
+        if not self._begun:
+            self._begun, self._held = True, content
+            self._loop.call_soon(self.flush)
+        elif self._held is None or len(content) > _JOINED_BYTES:
+            self.flush()
+            self._transport.write(content)
+        else:
+            held, self._held = self._held, None
+            self._transport.write(held + content)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._transport.write(held)
+
+    def close(self) -> None:
+        """Close it once all is sent."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        closing: bool = self._transport.is_closing()
+        return closing

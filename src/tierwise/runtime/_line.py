@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import enum
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, final
@@ -46,6 +46,8 @@ class Ticket:
         budget_ns: Longest time its model computes at once.
         load: What to compute.
         result: What came of it, or the error, where another ticket's turn computed it too.
+        told: For a ticket that no thread waits with (`Line.join`): called with it once it has its turn or its result,
+            from the thread that gives it; it must return at once.
     """
 
     priority: int = 0
@@ -58,6 +60,7 @@ class Ticket:
     load: Any = None
     result: Any = None
     joined_ns: int = 0
+    told: Callable[[Ticket], None] | None = None
     _number: int = 0
     _state: _State = _State.WAITS
     _gate: threading.Lock = field(default_factory=threading.Lock)
@@ -65,6 +68,17 @@ class Ticket:
     def order(self) -> tuple[int, int]:
         """Its place among those that wait."""
         return self.priority, self._number
+
+    @property
+    def leads(self) -> bool:
+        """Whether it has its turn."""
+        return self._state is _State.LEADS
+
+    def _wake(self) -> None:
+        if self.told is None:
+            self._gate.release()
+        else:
+            self.told(self)
 
 
 @final
@@ -80,7 +94,7 @@ class Line:
     """
 
     def __init__(self, width: int, clock: Clock) -> None:
-        self._width, self._free, self._clock = width, width, clock
+        self.width, self._free, self._clock = width, width, clock
         self._mutex = threading.Lock()
         self._waiting: list[Ticket] = []  # in order
         self._running: dict[Ticket, float] = {}  # when each is expected to end
@@ -116,6 +130,20 @@ class Line:
         Raises:
             RefusalError: EXHAUSTED where its deadline cannot be met, TOO_LATE where it passed.
         """
+        return self._takes_turn(ticket) or self._wait(ticket)
+
+    def join(self, ticket: Ticket) -> None:
+        """As `enter`, without waiting: ``ticket.told`` is called, perhaps before this returns.
+
+        Only for tickets without a deadline: nobody watches the clock for them.
+        """
+        assert ticket.told is not None
+        assert ticket.deadline_ns is None
+        if self._takes_turn(ticket):
+            ticket.told(ticket)
+
+    def _takes_turn(self, ticket: Ticket) -> bool:
+        """Put a ticket into the line; whether it has its turn at once."""
         with self._mutex:
             now_ns = ticket.joined_ns = self._clock.now_ns()
             self._joined += 1
@@ -131,7 +159,7 @@ class Line:
             bisect.insort(self._waiting, ticket, key=Ticket.order)
             for leader in self._patient:
                 _open(leader._gate)
-        return self._wait(ticket)
+        return False
 
     def leave(self, ticket: Ticket) -> None:
         """Give the turn to the next in line: nobody who comes now gets in between."""
@@ -144,7 +172,7 @@ class Line:
                 head._state = _State.LATE if late else _State.LEADS
                 if not late:
                     self._running[head] = now_ns + _alone_ns(head)
-                head._gate.release()
+                head._wake()
                 if not late:
                     return
             self._free += 1
@@ -166,7 +194,7 @@ class Line:
                 self._waiting.remove(ticket)
                 ticket._state = _State.LATE if late else _State.TAKEN
                 if late:
-                    ticket._gate.release()
+                    ticket._wake()
                 else:
                     items += ticket.items
                     taken.append(ticket)
@@ -177,7 +205,7 @@ class Line:
     def finish(self, ticket: Ticket, result: Any) -> None:
         """Hand a taken ticket what came of it."""
         ticket.result = result
-        ticket._gate.release()
+        ticket._wake()
 
     def wait_for_more(self, leader: Ticket, joined: int, wait_ns: float) -> bool:
         """Wait until more than ``joined`` have joined the line, at most ``wait_ns``; whether they did."""
@@ -245,7 +273,7 @@ class Line:
                 whole_ns = other.curve.queue_ns(items + ticket.items, other.most, other.budget_ns)
                 whole_ns = max(0.0, whole_ns - _alone_ns(ticket))
             ahead_ns += whole_ns
-        return ahead_ns / self._width
+        return ahead_ns / self.width
 
 
 def _alone_ns(ticket: Ticket, *, least: bool = False) -> float:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterable
 from typing import Final, final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
 from tierwise import __version__
 from tierwise.measure import STAGES
+from tierwise.runtime._histograms import Histogram, Histograms
 from tierwise.runtime._link_state import LinkState
 
 __all__ = ["CLIENTS", "OTHER", "NodeMetrics"]
@@ -168,8 +169,8 @@ class _Vectors:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"tierwise_{name}", text, ("tier", *labels), registry=registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"tierwise_{name}", text, ("tier", *labels), registry=registry, buckets=buckets)
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histograms:
+            return Histograms(f"tierwise_{name}", text, buckets, ("tier", *labels), registry)
 
         of_model = ("model", "version")
         self.node = gauge("node_info", "The node itself; always 1.", "version")

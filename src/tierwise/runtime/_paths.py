@@ -9,16 +9,29 @@ import msgspec
 
 from tierwise._config import Spec, load_toml
 from tierwise.artifact import InputEncoding
+from tierwise.codecs import PictureFormat
 from tierwise.runtime._breaker import BreakerSpec
 from tierwise.runtime._chooser import Policy
 from tierwise.wire import Credentials, load_keyring
 
-__all__ = ["PathSpec", "Paths", "load_paths"]
+__all__ = ["PathSpec", "Paths", "PictureFile", "load_paths"]
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class PictureFile(Spec, frozen=True, kw_only=True):
+    """A file that the device makes of each picture before it sends it.
+
+    Attributes:
+        kind: Its format.
+        quality: 0 to 100, as the format counts it; png has none.
+    """
+
+    kind: PictureFormat = "webp"
+    quality: Annotated[int, msgspec.Meta(ge=0, le=100)] = 75
 
 
 class PathSpec(Spec, frozen=True, kw_only=True):
@@ -35,6 +48,13 @@ class PathSpec(Spec, frozen=True, kw_only=True):
         over_link: Whether the link lies between this process and ``node`` (the node is not on this device).
         probe: Address of a node at the far end of the link, whose built-in probe measures the link while no request
             crosses it; None: ``node`` where that lies over the link, else the link is measured by requests only.
+        channels: Channels of a coded latent that the node shall send, one of the artifact's rates: several paths may
+            ask one deployed model at several rates. None: as the model's share says.
+        picture: Requests hold pixels, and this path sends files instead, to a model that takes files. None: what the
+            request holds is sent as it is.
+        request_bytes: What its requests send over the link where that is known, such as a rate's `item_bytes`: before
+            it has answered, the path is forecast from that and what is known of the link.
+        input: How items become this path's tensors, where that differs from other paths'; None: as `Paths` says.
     """
 
     name: Name
@@ -45,9 +65,15 @@ class PathSpec(Spec, frozen=True, kw_only=True):
     link: Name | None = None
     over_link: bool = False
     probe: str | None = None
+    channels: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    picture: PictureFile | None = None
+    request_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    input: InputEncoding | None = None
 
     def __post_init__(self) -> None:
         """Check that it is one thing or the other."""
+        if self.node is None and (self.channels is not None or self.picture is not None):
+            raise ValueError(f"path {self.name!r} must name a node where it has channels or picture")
         if (self.node is None) == (self.artifact is None):
             raise ValueError(f"path {self.name!r} must have either a node or an artifact")
         if (self.node is None) != (self.model is None):

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, final
 
+import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import PAYLOAD_INPUT, InputEncoding, to_payload
+from tierwise.codecs import PictureFormat, encode_picture
 from tierwise.measure import Reply, StageTime
-from tierwise.runtime._hop import ask_account, count_hop
+from tierwise.runtime._hop import CHANNELS, ask_account, count_hop
 from tierwise.runtime._tracing import Tracing
 from tierwise.runtime._visit import Timeline
 from tierwise.wire import TRACEPARENT, Credentials, Exchange, Framed, InferenceClient, infer_request, status_of
@@ -49,6 +51,26 @@ def payload_of(encoding: InputEncoding | None, items: Items) -> Mapping[str, npt
     return {PAYLOAD_INPUT: to_payload(encoding, items)}
 
 
+def as_files(items: Items, kind: PictureFormat, quality: int) -> npt.NDArray[Any]:
+    """The payload of pictures that travel as files.
+
+    Args:
+        items: Pictures as pixels, uint8 [height, width, channels] each; or the payload tensor with all of them.
+        kind: Format of the files.
+        quality: Theirs.
+
+    Raises:
+        InputError: They are no such pictures.
+    """
+    pictures = items.get(PAYLOAD_INPUT) if isinstance(items, Mapping) else items
+    if pictures is None:
+        raise InputError(f"pictures must come in the tensor {PAYLOAD_INPUT!r}", got=sorted(items))
+    files = np.empty((len(pictures), 1), dtype=object)
+    for i, picture in enumerate(pictures):
+        files[i, 0] = encode_picture(np.asarray(picture), kind, quality)
+    return files
+
+
 @final
 class Pipeline:
     """Asks the first node of a deployment; may be used from several threads.
@@ -62,6 +84,8 @@ class Pipeline:
         tracing: Makes a span for every request, within the application's current one, and hands its context to the
             nodes; None: no traces.
         credentials: How the node lets this side in; None: as the environment says.
+        channels: Channels of a coded latent that the node shall send; None: as the model's share says.
+        picture: Items are pixels, and files of this format and quality are sent; None: items are sent as they are.
     """
 
     def __init__(
@@ -74,7 +98,10 @@ class Pipeline:
         over_link: bool = False,
         tracing: Tracing | None = None,
         credentials: Credentials | None = None,
+        channels: int | None = None,
+        picture: tuple[PictureFormat, int] | None = None,
     ) -> None:
+        self._channels, self._picture = channels, picture
         self.address, self.model, self._encoding, self._over_link = address, model, encoding, over_link
         self._tracing = tracing
         self._client = InferenceClient(address, timeout_s, credentials)
@@ -107,8 +134,13 @@ class Pipeline:
             RemoteError: A node failed; the message names it.
         """
         started_ns = time.monotonic_ns()
-        tensors = payload_of(self._encoding, items)
+        if self._picture is None:
+            tensors = payload_of(self._encoding, items)
+        else:
+            tensors = {PAYLOAD_INPUT: as_files(items, *self._picture)}
         request = ask_account(infer_request(self.model, tensors))
+        if self._channels is not None:
+            request.message.parameters[CHANNELS].int64_param = self._channels
         timeline = Timeline()
         timeline.add(CLIENT, "encode", time.monotonic_ns() - started_ns)
         exchange = self._exchange(request, timeout_s)

@@ -28,6 +28,8 @@ __all__ = ["Attempt", "PathFacts", "Route"]
 # After a break nothing of what was known holds, and one answer is no knowledge yet.
 _LEAST_ANSWERS = 3
 _BETWEEN_TRIALS_S = 0.05
+# A rate that nothing has confirmed for so long may be another one by now.
+_RATE_HOLDS_NS = 10_000_000_000
 
 
 @final
@@ -104,9 +106,17 @@ class Route:
         if spec.node is None or spec.model is None:
             self._asked = InProcess(Path(spec.artifact or "."))
         else:
-            self._asked = Pipeline(spec.node, spec.model, encoding, over_link=spec.over_link, credentials=credentials)
+            self._asked = Pipeline(
+                spec.node,
+                spec.model,
+                spec.input or encoding,
+                over_link=spec.over_link,
+                credentials=credentials,
+                channels=spec.channels,
+                picture=None if spec.picture is None else (spec.picture.kind, spec.picture.quality),
+            )
         self._breaker = Breaker(breaker, draw)
-        self._forecast = Forecast(link)
+        self._forecast = Forecast(link, spec.request_bytes)
         self._learnt = self._answered = self._failed = self._overdue = 0
         self._tried_ns: int | None = None
         self._trying = False
@@ -155,11 +165,14 @@ class Route:
         """An attempt that begins now."""
         return Attempt(self._clock.now_ns(), trial=trial)
 
-    def begin_trial(self, refresh_s: float) -> Attempt | None:
-        """A trial, where one is due: its breaker has been open for long enough, or nothing is known of it lately."""
+    def begin_trial(self, refresh_s: float, limit_s: float) -> Attempt | None:
+        """A trial, where one is due: its breaker has been open for long enough, or nothing is known of it lately.
+
+        None is due while the link is known to be too slow for it: its message would keep others waiting in vain.
+        """
         now_ns = self._clock.now_ns()
         with self._lock:
-            if self._trying:
+            if self._trying or self._is_hopeless(limit_s, now_ns):
                 return None
             due = self._breaker.begin_trial(now_ns)
             if not due and self._breaker.state == "closed":
@@ -171,6 +184,12 @@ class Route:
                 return None
             self._tried_ns, self._trying = now_ns, True
             return Attempt(now_ns, trial=True)
+
+    def _is_hopeless(self, limit_s: float, now_ns: int) -> bool:
+        if self._link is None or now_ns - self._link.rated_ns > _RATE_HOLDS_NS:
+            return False
+        least_s = self._forecast.least_s
+        return least_s is not None and least_s > limit_s
 
     def ask(self, items: Items, attempt: Attempt, timeout_s: float) -> Reply:
         """The path's answer; what is seen of it is learnt from.
@@ -226,7 +245,7 @@ class Route:
         """Nothing that was known before a break need hold after it."""
         if self._link is not None:
             self._link.forget()
-        self._forecast = Forecast(self._link)
+        self._forecast = Forecast(self._link, self.spec.request_bytes)
         self._learnt = 0
 
 

@@ -25,6 +25,9 @@ from tierwise.wire import InferenceClient, infer_request
 __all__ = ["Scout"]
 
 _TICK_S = 0.05
+# A probe may take this share of a link's time: on a slow one the usual size would leave no room for requests.
+_PROBE_FRAC = 0.1
+_LEAST_PROBE_BYTES = 1024
 
 
 @final
@@ -78,12 +81,22 @@ class Scout:
         while not self._stopped.wait(_TICK_S):
             items = self._latest()
             for route in self._routes:
-                attempt = route.begin_trial(self._spec.refresh_s) if items is not None else None
+                attempt = None
+                if items is not None and not self._awaits_probe(route):
+                    attempt = route.begin_trial(self._spec.refresh_s, self._limit_s(route))
                 if attempt is not None and items is not None:
                     self._pool.submit(self._try, route, items, attempt)
             if self._spec.probe_s > 0:
                 for name in self._probes:
                     self._probe_if_due(name)
+
+    def _awaits_probe(self, route: Route) -> bool:
+        """Whether a small probe shall tell first what a copy of a request would meet on the link."""
+        name = route.spec.link
+        if name is None or name not in self._busy or route.facts().breaker != "closed":
+            return False
+        with self._lock:
+            return self._links[name].facts.rtt_s is None
 
     def _try(self, route: Route, items: Items, attempt: Attempt) -> None:
         """Repeat a request along a path; the answer is thrown away."""
@@ -103,14 +116,18 @@ class Scout:
             idle = now_ns - self._links[name].rated_ns >= wait_ns
         self._busy.add(name)
         self._probed_ns[name] = now_ns
-        self._pool.submit(self._probe, name, (0, self._spec.probe_bytes) if idle else (0,))
+        most_bytes = self._spec.probe_bytes
+        self._pool.submit(self._probe, name, (0, _LEAST_PROBE_BYTES, most_bytes) if idle else (0,))
 
     def _probe(self, name: str, sizes: tuple[int, ...]) -> None:
         """Messages of some sizes there, nothing back. The small one also keeps the round trip of a busy link known."""
         try:
-            for size in sizes:
+            for most_bytes in sizes:
+                size = min(most_bytes, self._bearable_bytes(name))
                 blob = np.zeros(size, dtype=np.uint8)
-                exchange = self._probes[name].exchange(infer_request(PROBE, {"blob": blob}), self._spec.deadline_s)
+                # Nobody waits for it, and that the link is slow is told by an answer only.
+                patience_s = max(self._spec.deadline_s, self._spec.probe_s)
+                exchange = self._probes[name].exchange(infer_request(PROBE, {"blob": blob}), patience_s)
                 timeline = Timeline()
                 count_hop(exchange, CLIENT, name, timeline)
                 link_ns = sum(ns for tier, stage, ns in timeline.entries() if stage in ON_LINK)
@@ -122,6 +139,14 @@ class Scout:
             return  # a link that is down is found out by requests and trials, which know what they need
         finally:
             self._busy.discard(name)
+
+    def _bearable_bytes(self, name: str) -> int:
+        """What a probe may send over the link."""
+        with self._lock:
+            up_bps = self._links[name].facts.up_bps
+        if up_bps is None:
+            return self._spec.probe_bytes
+        return max(_LEAST_PROBE_BYTES, round(_PROBE_FRAC * self._spec.probe_s * up_bps / 8))
 
 
 def _probes(spec: Paths) -> dict[str, InferenceClient]:

@@ -48,17 +48,20 @@ def seal_at(artifact: Artifact, border: int) -> Seal | None:
         raise ArtifactError(
             "a coded tensor must be an output of its segment", got=repr(segment.boundary.tensor), where=segment.file
         )
-    return Seal(artifact, segment.boundary, made[segment.boundary.tensor])
+    return Seal(artifact, border, segment.boundary, made[segment.boundary.tensor])
 
 
 @final
 class Seal:
     """One boundary's codec; may be used from several threads.
 
-    Frames name all segments and tables of the artifact: a tail that was trained for another encoder refuses them.
+    Frames name what made them: the segments before the border, and the tables. Every artifact holds both, also where
+    only its tail is served; so several tails (of several tasks) that were trained for one encoder read its frames, and
+    one that was trained for another refuses them.
 
     Args:
         artifact: Holds the tables.
+        border: Number of segments before it.
         boundary: How the tensor is coded.
         spec: The tensor.
 
@@ -69,7 +72,7 @@ class Seal:
         ArtifactError: The tables are missing, broken, or of another latent.
     """
 
-    def __init__(self, artifact: Artifact, boundary: Boundary, spec: TensorSpec) -> None:
+    def __init__(self, artifact: Artifact, border: int, boundary: Boundary, spec: TensorSpec) -> None:
         self._codec = _codec(artifact, boundary)
         self._boundary, self._latent = boundary, spec
         known = _channels(self._codec)
@@ -80,8 +83,7 @@ class Seal:
                 where=artifact.directory / boundary.tables,
                 fix="Build the artifact again",
             )
-        files = sorted((entry.name, entry.sha256) for entry in artifact.manifest.files)
-        self._tag = hashlib.sha256(repr(files).encode()).digest()
+        self._tag = _tag(artifact, border, boundary)
         self.spec = TensorSpec(name=spec.name, dtype="UINT8", shape=(-1,))
 
     def check_channels(self, channels: int | None) -> None:
@@ -126,9 +128,16 @@ class Seal:
         latent = decode(self._codec, content, _MOST_ITEMS * channels * math.prod(sides), self._tag)
         return {**tensors, self.spec.name: np.ascontiguousarray(latent)}
 
-    def through(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+    def through(self, tensors: Mapping[str, npt.NDArray[Any]], channels: int | None = None) -> Tensors:
         """What `open` gives for what `close` gave: where both segments run in one process, answers stay the same."""
-        return {**tensors, **self.open(self.close(tensors))}
+        return {**tensors, **self.open(self.close(tensors, channels))}
+
+
+def _tag(artifact: Artifact, border: int, boundary: Boundary) -> bytes:
+    """Hash of the encoder and the tables, by their contents: what their files are called does not matter."""
+    hashes = {entry.name: entry.sha256 for entry in artifact.manifest.files}
+    names = [*(segment.file for segment in artifact.manifest.segments[:border]), boundary.tables]
+    return hashlib.sha256(repr([hashes[name] for name in names]).encode()).digest()
 
 
 def _codec(artifact: Artifact, boundary: Boundary) -> Codec:

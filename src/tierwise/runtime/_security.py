@@ -66,6 +66,8 @@ class NodeLimits(Spec, frozen=True, kw_only=True):
         models: Models that may be served at once, versions counted.
         repository_bytes: Bytes of all artifacts in the repository; None: what the disk holds.
         connections: Connections at once, for gRPC and REST each.
+        streams: Requests at once over one gRPC connection. Beyond it a client of HTTP/2 keeps what it has to ask until
+            others are answered (RFC 9113, 5.1.2); one that does not is refused stream by stream.
         concurrent: Requests of one principal under way at once; None: as all (``max_waiting``). A principal is a token,
             a client certificate, or the host of those who show neither.
         rate_per_s: Requests of one principal per second, on average; None: not limited.
@@ -80,6 +82,7 @@ class NodeLimits(Spec, frozen=True, kw_only=True):
     models: Positive = 256
     repository_bytes: Positive | None = None
     connections: Positive = 4096
+    streams: Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)] = 1024
     concurrent: Positive | None = None
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     rate_burst: Positive = 20

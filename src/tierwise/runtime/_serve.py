@@ -45,6 +45,8 @@ _SPARE_THREADS = 16
 _LAST_S = 0.5
 _CUT_S = 2.0
 _METRICS_CONNECTIONS = 16
+# New objects before garbage is searched for: requests under way are not searched through again with every few others.
+_GARBAGE = 5_000
 
 
 def serve(spec: NodeSpec) -> None:
@@ -73,6 +75,7 @@ def serve(spec: NodeSpec) -> None:
             # What is here now stays; searching it for garbage again and again would cost every request.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(_GARBAGE)
             print(f"tierwise node {spec.tier} ready on {', '.join(addresses)}", flush=True)
             log.info("ready", addresses=", ".join(addresses), version=__version__)
             for caution in cautions(spec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from typing import Final, final
 
 import grpc
@@ -13,8 +14,8 @@ from tierwise.artifact import Artifact, InputLimits, Preprocessor, request_tenso
 from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
-from tierwise.runtime._hop import Account, ask_account, count_hop
-from tierwise.runtime._line import Line
+from tierwise.runtime._hop import CHANNELS, Account, ask_account, count_hop
+from tierwise.runtime._line import Line, Ticket
 from tierwise.runtime._observer import Forwarded, Observer
 from tierwise.runtime._passage import Passage, merge
 from tierwise.runtime._refusal import Code, RefusalError
@@ -131,26 +132,82 @@ class Served:
         finally:
             self._places.give_back()
 
-    def _answered(self, call: Call, visit: Visit) -> Answer:
+    @property
+    def brief(self) -> bool:
+        """Whether all that a request needs beside its turn to compute is soon done: `begin` and `end` may be used."""
+        return self._batcher is not None and self._forward is None and self._opening is None
+
+    def begin(self, call: Call, visit: Visit, told: Callable[[Ticket], None]) -> None:
+        """Answer a request as far as can be without waiting; only where the model is `brief`.
+
+        When ``told`` was called, which is once and perhaps before this returns, `end` has the rest to do with the
+        ticket that it got. Where this raises, it is not called.
+
+        Raises:
+            InputError: As `answer`.
+            RefusalError: As `answer`.
+        """
+        assert self._batcher is not None
+        self._places.take()
+        try:
+            self._wanted(call)
+            self._channels(call)
+            self._batcher.submit(self._decoded(call, visit), visit, told)
+        except BaseException:
+            self._places.give_back()
+            raise
+
+    def end(self, ticket: Ticket, call: Call, visit: Visit) -> Answer:
+        """The answer to what `begin` began; it computes, if it is the ticket's turn.
+
+        Raises:
+            TierwiseError: As `answer`.
+        """
+        assert self._batcher is not None
+        try:
+            return self._answer_here(self._wanted(call), self._batcher.result(ticket, visit), call, visit)
+        finally:
+            self._places.give_back()
+
+    def _wanted(self, call: Call) -> tuple[str, ...]:
         wanted = call.wanted or tuple(self._output_names)
         unknown = [name for name in wanted if name not in self._output_names]
         if unknown:
             raise InputError(f"outputs must be among {self._output_names}", got=repr(unknown[0]))
-        batcher, forward = self._batcher, self._forward
+        return wanted
+
+    def _answer_here(self, wanted: tuple[str, ...], passage: Passage, call: Call, visit: Visit) -> Answer:
+        account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
+        return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
+
+    def _answered(self, call: Call, visit: Visit) -> Answer:
+        wanted, batcher, forward = self._wanted(call), self._batcher, self._forward
+        channels = self._channels(call)
         if batcher is not None:
-            passage = self._compute(batcher, call, visit)
+            passage = batcher.compute(self._decoded(call, visit), visit)
             if forward is None or passage.all_left:
-                account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
-                return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
+                return self._answer_here(wanted, passage, call, visit)
             with visit.computing("encode"):
                 sent = passage.tensors
                 if self._closing is not None:
-                    sent = self._closing.close(sent, self.share.channels)
+                    sent = self._closing.close(sent, channels)
                 onward = infer_request(self._forward_model, sent, call.wanted)
             response, account = self._pass_on(forward, onward, call, visit)
             return self._rejoined(wanted, passage, response, account, call, visit)
         assert forward is not None, "the constructor refuses a share with neither segments nor a way on"
         return self._answer(*self._pass_on(forward, self._unchanged(call, visit), call, visit), call, visit)
+
+    def _channels(self, call: Call) -> int | None:
+        """How many channels of the latent this request sends on; a share without segments leaves that to the next."""
+        asked = call.parameters.get(CHANNELS)
+        if asked is None or self._batcher is None:
+            return self.share.channels
+        if self._closing is None or isinstance(asked, bool) or not isinstance(asked, int):
+            raise InputError(
+                f"{CHANNELS} must be a whole number, for a model that sends a coded latent", got=asked, where=self.name
+            )
+        self._closing.check_channels(asked)
+        return asked
 
     def _answer(self, outputs: Tensors | Framed, account: Account, call: Call, visit: Visit) -> Answer:
         return Answer(self.name, self.version, call.id, outputs, account, visit, call)
@@ -161,7 +218,11 @@ class Served:
             with visit.computing("decode"):
                 tensors = call.contents.tensors()
             with visit.computing("encode"):
-                return infer_request(self._forward_model, tensors, call.wanted)
+                onward = infer_request(self._forward_model, tensors, call.wanted)
+            asked = call.parameters.get(CHANNELS)
+            if isinstance(asked, int):
+                onward.message.parameters[CHANNELS].int64_param = asked
+            return onward
         request = call.contents
         request.message.model_name, request.message.model_version = self._forward_model, ""
         return request
@@ -175,12 +236,10 @@ class Served:
             executor, prepare, stage, share.batching or batching, manifest.outputs, share.priority, self.counters, line
         )
 
-    def _compute(self, batcher: Batcher, call: Call, visit: Visit) -> Passage:
+    def _decoded(self, call: Call, visit: Visit) -> Tensors:
         with visit.computing("decode"):
             tensors = call.contents.tensors()
-            if self._opening is not None:
-                tensors = self._opening.open(tensors)
-        return batcher.compute(tensors, visit)
+            return tensors if self._opening is None else self._opening.open(tensors)
 
     def _merged(self, wanted: tuple[str, ...], passage: Passage, rest: Tensors) -> Tensors:
         """The answer to the whole request from that to the items that left here and that to the rest."""

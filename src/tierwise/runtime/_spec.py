@@ -7,10 +7,11 @@ from typing import Annotated
 import msgspec
 
 from tierwise._config import Spec
+from tierwise._errors import InputError
 from tierwise.runtime._observability import ObservabilitySpec
 from tierwise.runtime._security import NodeLimits, SecuritySpec
 
-__all__ = ["Batching", "NodeSpec", "Placed", "Share"]
+__all__ = ["Batching", "NodeSpec", "Placed", "Share", "read_share"]
 
 Threads = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -114,3 +115,17 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     observability: ObservabilitySpec = ObservabilitySpec()
     security: SecuritySpec = SecuritySpec()
     limits: NodeLimits = NodeLimits()
+
+
+def read_share(text: bytes) -> Share:
+    """A share from its JSON.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return msgspec.json.decode(text, type=Share)
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f'the config must be JSON of a share, such as {{"segments": [0, 1]}} ({error})', where="config"
+        ) from error

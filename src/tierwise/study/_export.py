@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 FIGURES, LATENCY, ACCURACY = "figures.json", "latency.csv", "accuracy.csv"
-"""The files of an export; the two tables are such as ``tierwise study import`` reads."""
+"""The files of an export; the tables are such as ``tierwise study import`` reads."""
 
 ANSWERS = "answers.csv"
 """One row an item of the test split: its class, and what each variant answered; only where the study kept that."""
@@ -152,8 +152,8 @@ class StudyFigures(msgspec.Struct, frozen=True, kw_only=True):
 def export_study(data: StudyData, out: Path) -> Path:
     """Write `StudyFigures` as JSON; every answered warm request, accuracy and answer to a test item as CSV.
 
-    From the first two tables ``tierwise study import`` makes evidence again, blocks included, so that whoever has the
-    files can compute the figures anew; what rests on single test items follows from the third.
+    From the three tables ``tierwise study import`` makes evidence again, blocks and answers included, so that whoever
+    has the files can compute the figures anew.
 
     Args:
         data: A study with records.
@@ -171,7 +171,7 @@ def export_study(data: StudyData, out: Path) -> Path:
         ACCURACY: _accuracies(data),
     }
     if data.answers is not None:
-        contents[ANSWERS] = _answers(data.answers)
+        contents[ANSWERS] = _answers(data, data.answers)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -311,10 +311,9 @@ def _latencies(data: StudyData) -> bytes:
 
 
 def _accuracies(data: StudyData) -> bytes:
-    measured = {record.strategy for record in data.records if not record.cold and record.error is None}
-    found = [(one, data.variants[one.variant]) for one in data.strategies if one.id in measured]
+    found = [(one, data.variants[one.variant]) for one in _measured(data)]
     return _table(
-        ("subject", "strategy", "tier", "metric", "value", "items", "training_h", "artifact_bytes"),
+        ("subject", "strategy", "tier", "metric", "value", "items", "training_h", "artifact_bytes", "variant"),
         (
             (
                 data.task_name,
@@ -325,6 +324,7 @@ def _accuracies(data: StudyData) -> bytes:
                 one.items,
                 repr(variant.manifest.provenance.training_s / 3600),
                 variant.artifact_bytes,
+                strategy.variant,
             )
             for strategy, variant in found
             for one in variant.manifest.accuracy
@@ -333,8 +333,15 @@ def _accuracies(data: StudyData) -> bytes:
     )
 
 
-def _answers(answers: Answers) -> bytes:
-    names = list(answers.predicted)
+def _measured(data: StudyData) -> list[Strategy]:
+    answered = {record.strategy for record in data.records if not record.cold and record.error is None}
+    return [one for one in data.strategies if one.id in answered]
+
+
+def _answers(data: StudyData, answers: Answers) -> bytes:
+    """Of the variants that the other tables know."""
+    known = {one.variant for one in _measured(data)}
+    names = [name for name in answers.predicted if name in known]
     columns = [answers.predicted[name].tolist() for name in names]
     return _table(
         ("item", "label", *names),

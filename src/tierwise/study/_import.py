@@ -1,4 +1,4 @@
-"""Studies that others made: long CSV files of latencies and accuracies, to evidence."""
+"""Studies that others made: long CSV files of latencies, accuracies and answers, to evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from tierwise._config import Spec
 from tierwise._errors import InputError
 from tierwise.measure import Samples
-from tierwise.planner import Deployment, Evidence, Hop, LinkFigures, Subject, SubjectKind
+from tierwise.planner import Deployment, Evidence, Hop, Judged, LinkFigures, Subject, SubjectKind
+from tierwise.study._import_answers import read_answers
 from tierwise.study._import_rows import Cell, Judgement, check_roles, column, read_accuracies, read_latencies
 from tierwise.study._table_file import Table, read_table
 from tierwise.topology import Topology
@@ -19,7 +20,7 @@ from tierwise.topology import Topology
 __all__ = ["ImportSpec", "import_evidence"]
 
 _NO_BLOCKS = "the files name no blocks: requests are taken as independent of each other"
-_NO_ITEMS = ("the files hold no answers to single test items: accuracies cannot be compared item by item",)
+_NO_ITEMS = "the files hold no answers to single test items: accuracies cannot be compared item by item"
 
 Key = tuple[str, str, str]
 
@@ -48,22 +49,28 @@ class ImportSpec(Spec, frozen=True, kw_only=True):
     topology: Topology | None = None
 
 
-def import_evidence(latency: Path, accuracy: Path, spec: ImportSpec | None = None) -> Evidence:
-    """Read a study from two files. Nothing is written; see `write_evidence`.
+def import_evidence(
+    latency: Path, accuracy: Path, spec: ImportSpec | None = None, *, answers: Path | None = None
+) -> Evidence:
+    """Read a study from its files. Nothing is written; see `write_evidence`.
 
     Args:
         latency: One row a request: latency, strategy, tier (``edge``, ``mobile|edge`` or ``Mobile-Edge``), subject;
             optional: kind, block (what was measured side by side), bytes_up, bytes_down (summed over links).
         accuracy: One row a figure: strategy, subject, metric, value in [0, 1] (or a column ``value_percent``);
-            optional: tier, items, training_h, artifact_bytes.
+            optional: tier, items, training_h, artifact_bytes, variant (the column of the third file).
         spec: How to read them.
+        answers: One row an item of the test split: item, label (its class), and for each variant, ``strategy@tier`` or
+            strategy the class that it answered; a column subject where there are several. None where that is not known:
+            then accuracies are compared as independent figures.
 
     Raises:
         InputError: Anything in the files that is not as described; the message holds file and line.
     """
     spec = spec or ImportSpec()
     times, figures = read_table(latency), read_table(accuracy)
-    check_roles(spec.columns, times, figures)
+    items = None if answers is None else read_table(answers)
+    check_roles(spec.columns, times, figures, *(() if items is None else (items,)))
     cells, kinds = read_latencies(times, spec.columns, spec.unit)
     judgements = read_accuracies(figures, spec.columns)
     _same_strategies(times, figures, cells, judgements)
@@ -73,6 +80,8 @@ def import_evidence(latency: Path, accuracy: Path, spec: ImportSpec | None = Non
         raise InputError(f"a kind must be of a subject in the files ({', '.join(names)})", got=", ".join(stray))
     blocked = column(times, "block", spec.columns) is not None
     paired = blocked or spec.paired_by_order
+    own = {key: found for key in cells if (found := _judgement(key, judgements)) is not None}
+    judged = {} if items is None else read_answers(items, spec.columns, list(cells), own)
     subjects = tuple(
         Subject(
             name=name,
@@ -87,11 +96,23 @@ def import_evidence(latency: Path, accuracy: Path, spec: ImportSpec | None = Non
         name=spec.name,
         source="import",
         subjects=subjects,
-        deployments=tuple(_deployment(key, cell, judgements, spec.topology) for key, cell in cells.items()),
+        deployments=tuple(_deployment(key, cell, own[key], judged, spec.topology) for key, cell in cells.items()),
         links=_links(spec.topology),
         samples=_samples(cells, blocked=blocked, by_order=spec.paired_by_order),
-        judged={},
-        notes=_NO_ITEMS if paired else (_NO_BLOCKS, *_NO_ITEMS),
+        judged=judged,
+        notes=(*(() if paired else (_NO_BLOCKS,)), *_items_note(len(judged), len(cells))),
+    )
+
+
+def _items_note(known: int, count: int) -> tuple[str, ...]:
+    if not known:
+        return (_NO_ITEMS,)
+    if known == count:
+        return ()
+    lacking = count - known
+    return (
+        f"the files hold no answers to single test items for {lacking} of {count} deployments: their accuracies are "
+        "compared as independent figures",
     )
 
 
@@ -160,11 +181,13 @@ def _samples(cells: Mapping[Key, Cell], *, blocked: bool, by_order: bool) -> dic
 def _deployment(
     key: Key,
     cell: Cell,
-    judgements: Mapping[Key, Judgement],
+    judgement: Judgement,
+    judged: Mapping[tuple[str, str], Judged],
     topology: Topology | None,
 ) -> Deployment:
     subject, strategy, placement = key
-    judgement = _judgement(key, judgements) or Judgement()
+    answers = judged.get((subject, f"{strategy}@{placement}"))
+    items = judgement.items if answers is None else len(answers.labels)
     return Deployment(
         subject=subject,
         id=f"{strategy}@{placement}",
@@ -172,7 +195,7 @@ def _deployment(
         placement=placement,
         tiers=tuple(placement.split("|")),
         accuracies=judgement.accuracies,
-        accuracy_items=None if judgement.items is None else int(judgement.items),
+        accuracy_items=None if items is None else int(items),
         hops=_hops(placement.split("|"), cell, topology),
         artifact_bytes=None if judgement.artifact_bytes is None else int(judgement.artifact_bytes),
         training_s=None if judgement.training_h is None else 3600 * judgement.training_h,

@@ -11,7 +11,7 @@ from tierwise._errors import InputError
 from tierwise.planner import SubjectKind
 from tierwise.study._table_file import Row, Table, normal
 
-__all__ = ["ROLES", "Cell", "Judgement", "check_roles", "column", "read_accuracies", "read_latencies"]
+__all__ = ["ROLES", "Cell", "Judgement", "check_roles", "column", "needed", "read_accuracies", "read_latencies"]
 
 _UNITS = {
     "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0, "milliseconds": 1e-3, "min": 60.0,
@@ -31,6 +31,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "items": ("items",),
     "training_h": ("training_h",),
     "artifact_bytes": ("artifact_bytes",),
+    "variant": ("variant",),
+    "item": ("item",),
+    "label": ("label",),
 }
 """What a column can be, and the titles that say so by themselves."""
 
@@ -55,6 +58,7 @@ class Judgement:
     items: float | None = None
     training_h: float | None = None
     artifact_bytes: float | None = None
+    variant: str | None = None
 
 
 def check_roles(columns: Mapping[str, str], *tables: Table) -> None:
@@ -80,7 +84,12 @@ def column(table: Table, role: str, columns: Mapping[str, str]) -> str | None:
     return next((title for title in ROLES[role] if title in table.titles), None)
 
 
-def _need(table: Table, role: str, columns: Mapping[str, str]) -> str:
+def needed(table: Table, role: str, columns: Mapping[str, str]) -> str:
+    """As `column`.
+
+    Raises:
+        InputError: The file has none.
+    """
     found = column(table, role, columns)
     if found is None:
         raise InputError(
@@ -95,7 +104,7 @@ def _need(table: Table, role: str, columns: Mapping[str, str]) -> str:
 def _latency_column(table: Table, columns: Mapping[str, str], unit: str | None) -> tuple[str, float]:
     """The column of latencies and what one of its unit is in seconds."""
     if "latency" in columns:
-        able = [_need(table, "latency", columns)]
+        able = [needed(table, "latency", columns)]
     else:
         stems = "|".join(ROLES["latency"])
         able = [title for title in table.titles if re.fullmatch(rf"({stems})(_\w+)?", title)]
@@ -129,7 +138,7 @@ def read_latencies(
     Raises:
         InputError: A missing column, no unit, or a wrong field.
     """
-    strategy, tier, subject = (_need(table, role, columns) for role in ("strategy", "tier", "subject"))
+    strategy, tier, subject = (needed(table, role, columns) for role in ("strategy", "tier", "subject"))
     latency, seconds = _latency_column(table, columns, unit)
     kind, block, up, down = (column(table, role, columns) for role in ("kind", "block", "bytes_up", "bytes_down"))
     cells: dict[tuple[str, str, str], Cell] = {}
@@ -182,10 +191,12 @@ def read_accuracies(table: Table, columns: Mapping[str, str]) -> dict[tuple[str,
         InputError: A missing column, a wrong field, or an accuracy given twice.
     """
     strategy, subject, metric, value = (
-        _need(table, role, columns) for role in ("strategy", "subject", "metric", "value")
+        needed(table, role, columns) for role in ("strategy", "subject", "metric", "value")
     )
     tier = column(table, "tier", columns)
-    items, training, size = (column(table, role, columns) for role in ("items", "training_h", "artifact_bytes"))
+    items, training, size, variant = (
+        column(table, role, columns) for role in ("items", "training_h", "artifact_bytes", "variant")
+    )
     percent = value.endswith(("percent", "%"))
     found: dict[tuple[str, str, str], Judgement] = {}
     for row in table.rows:
@@ -208,6 +219,7 @@ def read_accuracies(table: Table, columns: Mapping[str, str]) -> dict[tuple[str,
         own.items = _once(row, items, own.items, whole=True)
         own.training_h = _once(row, training, own.training_h)
         own.artifact_bytes = _once(row, size, own.artifact_bytes, whole=True)
+        own.variant = _one_name(row, variant, own.variant)
     return found
 
 
@@ -224,3 +236,15 @@ def _once(row: Row, title: str | None, known: float | None, *, whole: bool = Fal
             where=row.where,
         )
     return value
+
+
+def _one_name(row: Row, title: str | None, known: str | None) -> str | None:
+    """As `_once`, for a name."""
+    if title is None or not row.cells[title].strip():
+        return known
+    name = row.name(title)
+    if known not in (None, name):
+        raise InputError(
+            f"column {title} must hold one name in all rows of a strategy", got=f"{name} after {known}", where=row.where
+        )
+    return name

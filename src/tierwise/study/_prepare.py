@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.artifact import Accuracy, Artifact, record_accuracy
+from tierwise.artifact import Accuracy, Artifact, record_accuracy, record_rates
 from tierwise.capture import Cut
 from tierwise.measure import Progress, class_of
 from tierwise.operators import ChooseCuts, OperatorSpec, Partition, build, parse_chain
@@ -187,8 +187,9 @@ def _examined(task: Task, artifact: Artifact, directory: Path, progress: Progres
     """
     if any(known.split == "test" for known in artifact.manifest.accuracy):
         return artifact
+    artifact = _with_rates(task, artifact, progress, threads)
     if task.boxes is not None:
-        return record_accuracy(artifact, _box_accuracy(task, artifact, progress, threads))
+        return record_accuracy(artifact, _box_accuracy(task, artifact, Executor(artifact, threads=threads), progress))
     variant = artifact.directory.name
     examined = load_examined(directory, variant)
     if examined is None or examined.digest != artifact.digest:
@@ -197,14 +198,36 @@ def _examined(task: Task, artifact: Artifact, directory: Path, progress: Progres
     return record_accuracy(artifact, _accuracy(task, examined, directory))
 
 
+def _with_rates(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Artifact:
+    """``artifact`` with the test split's value of each rate that sends less than the whole latent."""
+    rates = [rate for part in artifact.manifest.segments if part.boundary for rate in part.boundary.rates[:-1]]
+    if not rates:
+        return artifact
+    found = {}
+    for rate in rates:
+        executor = Executor(artifact, threads=threads, channels=rate.channels)
+        if task.boxes is not None:
+            found[rate.channels] = _box_accuracy(task, artifact, executor, progress).value
+            continue
+        predicted, labels = _classes(task, artifact, executor, progress)
+        found[rate.channels] = score_classes(task.metric, predicted, labels)
+    return record_rates(artifact, found)
+
+
 def _examination(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Examined:
     """The one time that a variant sees the test split."""
-    executor, output = Executor(artifact, threads=threads), artifact.manifest.outputs[0].name
-    # A model with a fixed batch axis takes that many at a time.
-    size = next((spec.shape[0] for spec in executor.inputs if spec.shape and spec.shape[0] > 0), _BATCH)
+    predicted, labels = _classes(task, artifact, Executor(artifact, threads=threads), progress)
+    return Examined(digest=artifact.digest, labels=packed(labels), predicted=packed(predicted))
+
+
+def _classes(
+    task: Task, artifact: Artifact, executor: Executor, progress: Progress
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Class that was answered and class that it is, of every test item."""
+    output = artifact.manifest.outputs[0].name
     predicted, labels = [], []
     with progress.step(f"accuracy of {artifact.directory.name}", len(task.splits["test"])) as advance:
-        for tensors, batch_labels in task.batches("test", size):
+        for tensors, batch_labels in task.batches("test", _batch(executor)):
             scores = executor.run(tensors)[output]
             if scores.ndim != 2 or len(scores) != len(batch_labels):
                 raise InputError(
@@ -215,18 +238,20 @@ def _examination(task: Task, artifact: Artifact, progress: Progress, threads: in
             advance(len(batch_labels))
     if not labels:
         raise InputError("the test split must hold items", got="none", where=task.name)
-    return Examined(
-        digest=artifact.digest, labels=packed(np.concatenate(labels)), predicted=packed(np.concatenate(predicted))
-    )
+    return np.concatenate(predicted), np.concatenate(labels)
 
 
-def _box_accuracy(task: Task, artifact: Artifact, progress: Progress, threads: int) -> Accuracy:
+def _batch(executor: Executor) -> int:
+    """Items at a time: as many as a model with a fixed batch axis takes."""
+    return next((spec.shape[0] for spec in executor.inputs if spec.shape and spec.shape[0] > 0), _BATCH)
+
+
+def _box_accuracy(task: Task, artifact: Artifact, executor: Executor, progress: Progress) -> Accuracy:
     """As `_examination`, for boxes, whose answers are too large to keep."""
-    executor, output = Executor(artifact, threads=threads), artifact.manifest.outputs[0].name
-    size = next((spec.shape[0] for spec in executor.inputs if spec.shape and spec.shape[0] > 0), _BATCH)
+    output = artifact.manifest.outputs[0].name
     found = []
     with progress.step(f"accuracy of {artifact.directory.name}", len(task.splits["test"])) as advance:
-        for tensors, batch_labels in task.batches("test", size):
+        for tensors, batch_labels in task.batches("test", _batch(executor)):
             found.append(executor.run(tensors)[output])
             advance(len(batch_labels))
     if not found:

@@ -21,7 +21,7 @@ from tierwise.study._inputs import Inputs, choose_inputs
 from tierwise.study._plan import Asked, Plan, asked_strategies
 from tierwise.study._results import Strategy
 from tierwise.study._session import Equipment, run_session
-from tierwise.study._store import Store
+from tierwise.study._store import DATABASE, Store
 from tierwise.study._stored import Prepared, StoredTask, StoredVariant, open_variant
 from tierwise.study._toml import toml_text
 from tierwise.tasks import Task, load_task
@@ -71,6 +71,8 @@ def run_locked(
     asked = asked_strategies(campaign, topology)
     machine_cpus = usable_cpus()
     fitted, scaling = scale(topology, machine_cpus)
+    if not (directory / DATABASE).exists():
+        _check_chains(asked)
     with contextlib.closing(Store(directory, create=True)) as store:
         _agree(store, campaign, topology, fitted, scaling, directory)
         threads = max(1, int(machine_cpus))
@@ -107,6 +109,15 @@ def run_locked(
                 sys_root=sys_root,
             )
             _measure(equipment, store, progress)
+
+
+def _check_chains(asked: Sequence[Asked]) -> None:
+    """Refuse what cannot be built before the directory is this study's: a campaign put right may use it again."""
+    # Here and not above: this brings torch, which a study that is taken up again does without.
+    from tierwise.operators import check_chain, parse_chain
+
+    for entry in asked:
+        check_chain(parse_chain(entry.spec.chain, entry.spec.options))
 
 
 def _agree(

@@ -33,7 +33,7 @@ from tierwise.wire._messages import (
     write_parameters,
 )
 from tierwise.wire._push import Push, decode_push
-from tierwise.wire._rest import RestForm, rest_request, rest_response
+from tierwise.wire._rest import RestForm, rest_answer, rest_request, rest_response
 from tierwise.wire._rest_push import rest_push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_typed, to_message
@@ -86,6 +86,7 @@ __all__ = [
     "protocol",
     "read_parameters",
     "read_tokens",
+    "rest_answer",
     "rest_push",
     "rest_request",
     "rest_response",

@@ -6,11 +6,13 @@ the header ``Inference-Header-Content-Length`` says where the JSON ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, final
+from typing import Annotated, Any, Final, final
 
 import msgspec
+import numpy.typing as npt
 
 from tierwise._errors import InputError
 from tierwise.wire._frames import Buffer
@@ -20,7 +22,7 @@ from tierwise.wire._rest_tensors import from_json, to_json
 from tierwise.wire._stubs import open_inference_pb2 as protocol
 from tierwise.wire._tensors import InferTensor, from_message, to_message
 
-__all__ = ["RestForm", "rest_request", "rest_response"]
+__all__ = ["RestForm", "rest_answer", "rest_request", "rest_response"]
 
 _Axis = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _INT64 = range(-(2**63), 2**63)
@@ -47,6 +49,9 @@ class _Asked(msgspec.Struct):
 
 
 _ASKED = msgspec.json.Decoder(_Asked)
+
+# JSON of more than this is not remembered: what strangers send shall take no memory of note.
+_SMALL_BYTES: Final = 1024
 
 
 @final
@@ -81,15 +86,44 @@ def rest_request(
     Raises:
         InputError: The body is not such a request; the message says where.
     """
-    view = memoryview(body)
     end = len(body) if json_bytes is None else json_bytes
     if not 0 <= end <= len(body):
         raise InputError(
             "Inference-Header-Content-Length must be the length of the JSON in the body",
             got=f"{json_bytes} for a body of {len(body)} bytes",
         )
+    if json_bytes is None or end > _SMALL_BYTES:
+        told = _told(model, version, memoryview(body)[:end], limits)
+    else:
+        told = _told_before(model, version, body[:end], limits)
+    return Framed(told.message(), _contents(told, memoryview(body)[end:], limits), limits), told.form
+
+
+@final
+@dataclass(frozen=True)
+class _Told:
+    """What the JSON of a request tells: all but the contents behind it.
+
+    Attributes:
+        encoded: The request as a message of gRPC.
+        form: How the answer shall be written.
+        heads: Of its tensors.
+        sizes: Bytes of each behind the JSON; None where it is not there.
+    """
+
+    encoded: bytes
+    form: RestForm
+    heads: tuple[_Head, ...]
+    sizes: tuple[Any, ...]
+
+    def message(self) -> Any:
+        """The request, the caller's own."""
+        return protocol.ModelInferRequest.FromString(self.encoded)
+
+
+def _told(model: str, version: str, text: bytes | memoryview, limits: TensorLimits) -> _Told:
     try:
-        asked = _ASKED.decode(view[:end])
+        asked = _ASKED.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the body must be JSON of an inference request ({error})") from error
     limits.check_count(max(len(asked.inputs), len(asked.outputs)))
@@ -100,28 +134,39 @@ def rest_request(
     for wanted in asked.outputs:
         output = message.outputs.add(name=_text(wanted.name))
         _write(output.parameters, {k: v for k, v in wanted.parameters.items() if k != "binary_data"}, wanted.name)
-    contents: list[Buffer] = []
-    at = end
+    sizes = []
     for head in asked.inputs:
         entry = message.inputs.add(name=_text(head.name), datatype=_text(head.datatype), shape=head.shape)
-        size = head.parameters.pop("binary_data_size", None)
+        sizes.append(head.parameters.pop("binary_data_size", None))
         _write(entry.parameters, head.parameters, head.name)
+    return _Told(message.SerializeToString(), form, tuple(asked.inputs), tuple(sizes))
+
+
+# Who sends binary contents tells the same of them in request after request.
+_told_before = functools.lru_cache(maxsize=128)(_told)
+
+
+def _contents(told: _Told, behind: memoryview, limits: TensorLimits) -> tuple[Buffer, ...]:
+    contents: list[Buffer] = []
+    at = 0
+    for head, size in zip(told.heads, told.sizes, strict=True):
         if size is None:
             contents.append(_from_data(head, limits))
             continue
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - at:
+        left = len(behind) - at
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= left:
             raise InputError(
                 "binary_data_size must be the bytes of the tensor that follow the JSON",
-                got=f"{size!r} with {len(body) - at} bytes left",
+                got=f"{size!r} with {left} bytes left",
                 where=head.name,
             )
         if head.data is not msgspec.UNSET:
             raise InputError("a tensor must come as data or as binary, not as both", where=head.name)
-        contents.append(view[at : at + size])
+        contents.append(behind[at : at + size])
         at += size
-    if at != len(body):
-        raise InputError("all bytes behind the JSON must belong to a tensor", got=f"{len(body) - at} more")
-    return Framed(message, tuple(contents), limits), form
+    if at != len(behind):
+        raise InputError("all bytes behind the JSON must belong to a tensor", got=f"{len(behind) - at} more")
+    return tuple(contents)
 
 
 def _from_data(head: _Head, limits: TensorLimits) -> Buffer:
@@ -183,23 +228,54 @@ def rest_response(answer: Framed, form: RestForm) -> tuple[bytes, int | None]:
         InputError: An output is to be JSON and cannot be (`tierwise.wire` says which).
     """
     message = answer.message
+    tensors = [
+        InferTensor(output.name, output.datatype, tuple(output.shape), raw)
+        for output, raw in zip(message.outputs, answer.contents, strict=True)
+    ]
+    told = read_parameters(message.parameters)
+    return _body(message.model_name, message.model_version, message.id, told, tensors, form)
+
+
+def rest_answer(
+    model: str,
+    version: str,
+    request_id: str,
+    outputs: Mapping[str, npt.NDArray[Any]],
+    parameters: Mapping[str, Parameter],
+    form: RestForm,
+) -> tuple[bytes, int | None]:
+    """As `rest_response`, from what the answer is made of.
+
+    Raises:
+        InputError: An output has no counterpart in the protocol, or is to be JSON and cannot be.
+    """
+    tensors = [to_message(name, array) for name, array in outputs.items()]
+    return _body(model, version, request_id, parameters, tensors, form)
+
+
+def _body(
+    model: str,
+    version: str,
+    request_id: str,
+    parameters: Mapping[str, Parameter],
+    tensors: Iterable[InferTensor],
+    form: RestForm,
+) -> tuple[bytes, int | None]:
     heads: list[dict[str, Any]] = []
     behind: list[Buffer] = []
-    for i, output in enumerate(message.outputs):
-        shape = tuple(output.shape)
-        head: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": shape}
-        raw = answer.contents[i]
-        if form.each.get(output.name, form.binary):
-            head["parameters"] = {"binary_data_size": len(raw)}
-            behind.append(raw)
+    for tensor in tensors:
+        head: dict[str, Any] = {"name": tensor.name, "datatype": tensor.dtype, "shape": tensor.shape}
+        if form.each.get(tensor.name, form.binary):
+            head["parameters"] = {"binary_data_size": len(tensor.raw)}
+            behind.append(tensor.raw)
         else:
-            tensor = InferTensor(output.name, output.datatype, shape, raw)
-            head["data"] = to_json(output.name, from_message(tensor))
+            head["data"] = to_json(tensor.name, from_message(tensor))
         heads.append(head)
-    content: dict[str, Any] = {"model_name": message.model_name, "model_version": message.model_version}
-    if message.id:
-        content["id"] = message.id
-    if message.parameters:
-        content["parameters"] = read_parameters(message.parameters)
-    text = msgspec.json.encode(content | {"outputs": heads})
+    content: dict[str, Any] = {"model_name": model, "model_version": version}
+    if request_id:
+        content["id"] = request_id
+    if parameters:
+        content["parameters"] = dict(parameters)
+    content["outputs"] = heads
+    text = msgspec.json.encode(content)
     return (b"".join((text, *behind)), len(text)) if behind else (text, None)

@@ -72,15 +72,65 @@
     mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config,
     tooltip: { disableDefaultStyle: true },
   };
-  const drawn = Object.entries(charts).map(async ([id, spec]) => {
-    const place = document.getElementById(`chart-${id}`);
+  const draw = async (place, spec, label = place.getAttribute("aria-label")) => {
     try {
-      await window.vegaEmbed(place, spec, options);
+      const { view } = await window.vegaEmbed(place, spec, options);
+      // The library names every chart "Vega visualization"; ours have a sentence each.
+      place.setAttribute("role", "img");
+      place.removeAttribute("aria-roledescription");
+      place.setAttribute("aria-label", label);
       place.dataset.drawn = "yes";
+      return view;
     } catch (error) {
       place.textContent = `This chart could not be drawn: ${error}`;
       console.error(error);
+      return null;
     }
-  });
-  Promise.all(drawn).then(() => { document.documentElement.dataset.ready = "yes"; });
+  };
+
+  // A chart with several measures to lay across: one specification is drawn at a time. Its extent and what is hidden
+  // are signals of its view, which the buttons set as a mouse does.
+  const explore = async (box) => {
+    const place = box.querySelector(".plot");
+    const pressed = (button) => button.getAttribute("aria-pressed") === "true";
+    const methods = [...box.querySelectorAll("[data-method]")];
+    const moves = box.querySelectorAll("[data-move]");
+    let view = await draw(place, charts[place.dataset.chart]);
+    const hide = () => view?.signal("hidden", methods.filter((one) => !pressed(one)).map((one) => one.dataset.method)).runAsync();
+    const move = (how) => {
+      const x = view.scale("x").domain().map(Math.log);
+      const y = view.scale("y").domain();
+      const to = ([low, high]) => {
+        const grow = ((high - low) * ({ in: -0.4, out: 2 / 3 }[how] ?? 0)) / 2;
+        return [low - grow, high + grow];
+      };
+      const by = ([low, high], share) => [low + share * (high - low), high + share * (high - low)];
+      const step = { left: [-0.2, 0], right: [0.2, 0], up: [0, 0.2], down: [0, -0.2] }[how] ?? [0, 0];
+      const all = how === "all";
+      view.signal("zoom_at", all ? null : by(to(x), step[0]).map(Math.exp));
+      view.signal("zoom_value", all ? null : by(to(y), step[1]));
+      view.runAsync();
+    };
+    for (const button of methods) {
+      button.addEventListener("click", () => {
+        button.setAttribute("aria-pressed", String(!pressed(button)));
+        hide();
+      });
+    }
+    for (const button of moves) button.addEventListener("click", () => view && move(button.dataset.move));
+    for (const choice of box.querySelectorAll("[name=across]")) {
+      choice.addEventListener("change", async () => {
+        view?.finalize();
+        view = await draw(place, charts[choice.value], choice.dataset.label);
+        hide();
+      });
+    }
+    box.querySelector(".controls").hidden = false;
+  };
+
+  const explored = [...document.querySelectorAll(".explore")].map(explore);
+  const drawn = [...document.querySelectorAll(".plot")]
+    .filter((place) => !place.closest(".explore"))
+    .map((place) => draw(place, charts[place.dataset.chart]));
+  Promise.all([...drawn, ...explored]).then(() => { document.documentElement.dataset.ready = "yes"; });
 })();

@@ -113,7 +113,9 @@ def compile_task(
     model = task.model(progress)
     items = task.splits["train"].head(2 * batch)
     chosen = [np.arange(batch) % len(items), np.arange(batch, 2 * batch) % len(items)]
-    batches = [(task.tensors([items.items[int(i)] for i in part]), items.labels[part].astype(np.int64)) for part in chosen]
+    batches = [
+        (task.tensors([items.items[int(i)] for i in part]), items.labels[part].astype(np.int64)) for part in chosen
+    ]
     lesson = Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
     return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
 

@@ -59,12 +59,12 @@ def _by_input(
         spread = _spread(grad, list(x.shape[2:]), stride, padding, reach)
         flipped = weight.flip(2, 3) if max(kernel) > 1 else weight
         flipped = flipped if depthwise else flipped.transpose(0, 1)
-        straight: torch.Tensor = _ATEN.convolution(spread, flipped, None, [1, 1], turned, dilation, False, [0, 0], groups)
+        straight: torch.Tensor = _ATEN.convolution(
+            spread, flipped, None, [1, 1], turned, dilation, False, [0, 0], groups
+        )
         return straight
     left = [x.shape[2 + a] - ((grad.shape[2 + a] - 1) * stride[a] - 2 * padding[a] + reach[a] + 1) for a in (0, 1)]
-    turned_back: torch.Tensor = _ATEN.convolution(
-        grad, weight, None, stride, padding, dilation, True, left, groups
-    )
+    turned_back: torch.Tensor = _ATEN.convolution(grad, weight, None, stride, padding, dilation, True, left, groups)
     return turned_back
 
 
