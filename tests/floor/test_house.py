@@ -18,7 +18,20 @@ def modules_after(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "room", ["", ".artifact", ".measure", ".topology", ".wire", ".runtime", ".planner", ".testbed", ".cli", ".study"]
+    "room",
+    [
+        "",
+        ".artifact",
+        ".measure",
+        ".topology",
+        ".wire",
+        ".runtime",
+        ".planner",
+        ".testbed",
+        ".training",
+        ".cli",
+        ".study",
+    ],
 )
 def test_importing_a_room_of_the_node_brings_nothing_heavy(room: str) -> None:
     assert modules_after(f"import tierwise{room}") & HEAVY == set()

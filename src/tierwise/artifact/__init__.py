@@ -43,6 +43,7 @@ from tierwise.artifact._signature import (
     trusted_keys,
     verify,
 )
+from tierwise.artifact._training_step import Optimiser, Trained, TrainingPlan, TrainingStep
 
 __all__ = [
     "FORMAT",
@@ -62,6 +63,7 @@ __all__ = [
     "InputLimits",
     "Manifest",
     "NodeAudit",
+    "Optimiser",
     "Preprocessor",
     "Provenance",
     "Rate",
@@ -70,6 +72,9 @@ __all__ = [
     "TensorInput",
     "TensorSpec",
     "TextInput",
+    "Trained",
+    "TrainingPlan",
+    "TrainingStep",
     "TrustedKey",
     "detect",
     "detections_spec",

@@ -17,6 +17,7 @@ import msgspec
 
 from tierwise._errors import ArtifactError, TamperedError
 from tierwise.artifact._manifest import FORMAT, Accuracy, Boundary, FileEntry, Manifest, TextInput
+from tierwise.artifact._training_step import TrainingStep
 
 __all__ = [
     "MANIFEST",
@@ -211,9 +212,13 @@ def _decode(raw: bytes | memoryview, directory: Path) -> Manifest:
     unlisted = [segment.file for segment in manifest.segments if segment.file not in listed]
     if isinstance(manifest.input, TextInput) and manifest.input.tokenizer not in listed:
         unlisted.append(manifest.input.tokenizer)
+    if isinstance(manifest.training, TrainingStep):
+        unlisted += [file for file in manifest.training.files if file not in listed]
     if unlisted:
         raise ArtifactError(
-            "the files of segments and tokenizer must be listed in the manifest", got=repr(unlisted[0]), where=where
+            "the files of segments, tokenizer and training must be listed in the manifest",
+            got=repr(unlisted[0]),
+            where=where,
         )
     return manifest
 

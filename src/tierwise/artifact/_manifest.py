@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tierwise._config import Spec
+from tierwise.artifact._training_step import TrainingStep
 
 __all__ = [
     "FORMAT",
@@ -348,6 +349,7 @@ class Manifest(Spec, frozen=True, kw_only=True):
         accuracy: How good it was; several splits may be given.
         coverage: The int8 audit, where a quantising operator took part.
         boxes: How the last segment's output becomes boxes, for a detector; unset for all others.
+        training: The compiled training step, where a node can train the artifact; unset for all others.
     """
 
     format: int = FORMAT
@@ -362,3 +364,4 @@ class Manifest(Spec, frozen=True, kw_only=True):
     coverage: Coverage | None = None
     # Left out of the file where unset, so that the artifacts of other tasks stay what they were, byte by byte.
     boxes: Detections | msgspec.UnsetType = msgspec.UNSET
+    training: TrainingStep | msgspec.UnsetType = msgspec.UNSET

@@ -18,7 +18,7 @@ import torch
 
 from tierwise._errors import InputError
 
-__all__ = ["export"]
+__all__ = ["export", "trace"]
 
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'")
 _CONSTANT = re.compile(r"to be a constant \((\d+)\)")
@@ -90,6 +90,32 @@ def _name_batch(model: onnx.ModelProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == symbol:
                 dim.dim_param = "batch"
+
+
+def trace(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> torch.fx.GraphModule:
+    """The graph of ``module`` in evaluation mode with a free batch axis, its parameters under their own names.
+
+    Args:
+        module: The model; left in the mode it was in.
+        example: As for `export`; the graph takes them in this order.
+
+    Raises:
+        InputError: The model cannot be captured; the message names the operator or the line that stands in the way.
+    """
+    if any(tensor.shape[0] < 2 for tensor in example.values()):
+        raise InputError("an example for capture must have a batch of at least 2", where="capture")
+    batch = torch.export.Dim("batch", min=1)
+    axes: Any = tuple({0: batch} for _ in example)
+    training = module.training
+    try:
+        with _quiet():
+            program = torch.export.export(module.eval(), args=tuple(example.values()), dynamic_shapes=axes)
+            graph: torch.fx.GraphModule = program.module()
+    except Exception as error:  # as in `export`
+        raise _explained(module, error, None) from error
+    finally:
+        module.train(training)
+    return graph
 
 
 @contextlib.contextmanager

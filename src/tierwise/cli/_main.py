@@ -27,6 +27,7 @@ _COMMANDS = {
     "tasks": ("tierwise.cli._tasks", "What can be deployed: built-in tasks and how to bring your own."),
     "token": ("tierwise.cli._token", "Make and revoke the tokens a node lets strangers in with."),
     "topologies": ("tierwise.cli._topologies", "Named sets of tiers and links."),
+    "train": ("tierwise.cli._train", "Compile a training step, and train with it on this machine, without torch."),
     "undeploy": ("tierwise.cli._undeploy", "Take a deployment off its nodes."),
 }
 

@@ -1,0 +1,149 @@
+"""What an artifact that a node can train holds beside its segments: the compiled step and its tensors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tierwise._config import Spec
+
+__all__ = ["Optimiser", "Trained", "TrainingPlan", "TrainingStep"]
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Frac = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class Optimiser(Spec, frozen=True, kw_only=True):
+    """How gradients become updates; the arithmetic is part of the compiled step, the rate an input of it.
+
+    Attributes:
+        kind: ``sgd``: w - rate g. ``momentum``: with a buffer b = momentum b + g in place of g. ``adam``: Kingma and Ba
+            (arXiv 1412.6980). ``lion``: Chen et al. (arXiv 2302.06675), without decay.
+        rate: Learning rate where nobody gives another.
+        momentum: Of ``momentum``.
+        beta1: Of ``adam`` and ``lion``.
+        beta2: Of ``adam`` and ``lion``.
+        epsilon: Of ``adam``.
+    """
+
+    kind: Literal["sgd", "momentum", "adam", "lion"] = "sgd"
+    rate: Annotated[float, msgspec.Meta(gt=0)] = 0.01
+    momentum: Frac = 0.9
+    beta1: Frac = 0.9
+    beta2: Frac = 0.999
+    epsilon: Annotated[float, msgspec.Meta(gt=0)] = 1e-8
+
+    @property
+    def slots(self) -> int:
+        """Tensors of the optimiser for each trained tensor."""
+        return {"sgd": 0, "momentum": 1, "adam": 2, "lion": 1}[self.kind]
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the scalar inputs of the step, in order."""
+        return ("rate", "correction") if self.kind == "adam" else ("rate",)
+
+    def scalar_values(self, step: int, rate: float) -> tuple[float, ...]:
+        """Their values in step ``step`` (from 1): counting is the caller's, so no counter can go stale in a graph.
+
+        Args:
+            step: Number of this step, from 1.
+            rate: Learning rate of this step.
+        """
+        if self.kind != "adam":
+            return (rate,)
+        return rate / (1 - self.beta1**step), (1 - self.beta2**step) ** -0.5
+
+
+class Trained(Spec, frozen=True, kw_only=True, omit_defaults=True):
+    """One tensor that training changes.
+
+    Attributes:
+        name: Name of the parameter in the model.
+        shape: What is trained of it.
+        channels: Input channels of the weight that are trained; empty: all.
+    """
+
+    name: str
+    shape: tuple[Count, ...]
+    channels: tuple[Count, ...] = ()
+
+    @property
+    def tensor(self) -> str:
+        """Its name in the graphs."""
+        return f"param.{self.name}"
+
+    def slot(self, number: int) -> str:
+        """Name of its optimiser tensor ``number`` in the graphs."""
+        return f"slot{number}.{self.name}"
+
+
+class TrainingPlan(Spec, frozen=True, kw_only=True):
+    """What a step costs; what is predicted and what was measured stand apart.
+
+    Attributes:
+        predicted_peak_bytes: Most that intermediate tensors take at once, from the liveness of the step's graph,
+            updates placed behind their gradients.
+        predicted_traced_peak_bytes: The same in the order that was traced: all gradients, then all updates.
+        predicted_prefix_peak_bytes: The same of the frozen prefix; 0 where there is none.
+        state_bytes: Trained tensors and the optimiser's, once.
+        prefix_macs: Multiply-accumulates of the frozen prefix, for one batch.
+        step_macs: Multiply-accumulates of the rest, for one batch.
+        measured_step_s: Median wall time of prefix and step on the machine that compiled, one thread.
+        measured_on: That machine's processor.
+    """
+
+    predicted_peak_bytes: Count
+    predicted_traced_peak_bytes: Count
+    predicted_prefix_peak_bytes: Count
+    state_bytes: Count
+    prefix_macs: Count
+    step_macs: Count
+    measured_step_s: Annotated[float, msgspec.Meta(gt=0)]
+    measured_on: str
+
+
+class TrainingStep(Spec, frozen=True, kw_only=True):
+    """A training step, compiled ahead of time for one batch size.
+
+    The step is a pure function of tensors: parts of the model's state go in and come out again. The first segment of
+    the artifact is the whole model; its trained tensors are initialisers that a caller may override by name.
+
+    Attributes:
+        step: ONNX file: ``border`` and ``others``, labels, trained tensors, slots and scalars in; ``loss``, and the
+            trained tensors and slots with ``next.`` before their names, out.
+        prefix: ONNX file of what never changes, from the model's inputs to ``border``; None where nothing is frozen.
+        state: File of the trained tensors at the start (safetensors).
+        vectors: File of the verify vectors (safetensors): inputs, labels, and what eager PyTorch made of them.
+        batch: Items of a step.
+        classes: Width of the model's answer.
+        inputs: Model inputs that the prefix needs.
+        border: What the prefix gives to the step.
+        others: Model inputs that the step itself needs.
+        scheme: What was asked to be trained.
+        trained: What is trained.
+        optimiser: How.
+        plan: What it costs.
+        notes: Remarks of the compiler.
+    """
+
+    step: str
+    prefix: str | None
+    state: str
+    vectors: str
+    batch: Annotated[int, msgspec.Meta(gt=0)]
+    classes: Annotated[int, msgspec.Meta(gt=1)]
+    inputs: tuple[str, ...]
+    border: tuple[str, ...]
+    others: tuple[str, ...]
+    scheme: dict[str, object]
+    trained: Annotated[tuple[Trained, ...], msgspec.Meta(min_length=1)]
+    optimiser: Optimiser
+    plan: TrainingPlan
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files that belong to it."""
+        return (self.step, *(() if self.prefix is None else (self.prefix,)), self.state, self.vectors)

@@ -1,0 +1,190 @@
+"""Training of an artifact on a node: steps, checkpoints, answers, deltas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from tierwise._errors import ArtifactError, InputError
+from tierwise._units import format_bytes, format_seconds
+from tierwise.artifact import Artifact, TrainingStep
+from tierwise.training._engine import Engine, open_session
+from tierwise.training._tensor_file import read_tensors, write_tensors
+from tierwise.training._verify import Replay, replay
+
+__all__ = ["TrainingSession", "plan_of", "training_step_of"]
+
+
+def training_step_of(artifact: Artifact) -> TrainingStep:
+    """The compiled step of ``artifact``.
+
+    Raises:
+        ArtifactError: It has none.
+    """
+    if not isinstance(artifact.manifest.training, TrainingStep):
+        raise ArtifactError(
+            "the artifact must hold a compiled training step",
+            where=artifact.directory,
+            fix="Make one with: tierwise train compile",
+        )
+    return artifact.manifest.training
+
+
+def plan_of(artifact: Artifact) -> str:
+    """What a step of ``artifact`` trains and costs, in a few lines.
+
+    Raises:
+        ArtifactError: It has no training step.
+    """
+    spec = training_step_of(artifact)
+    plan, values = spec.plan, sum(math.prod(one.shape) for one in spec.trained)
+    lines = [
+        f"Trained: {len(spec.trained)} tensors, {values:,} values; {spec.optimiser.kind}, batch {spec.batch}",
+        f"Multiply-accumulates of a step: {plan.prefix_macs + plan.step_macs:,}, "
+        f"of them frozen in front: {plan.prefix_macs:,}",
+        f"Memory beyond weights, predicted: {format_bytes(plan.predicted_peak_bytes)} in between, "
+        f"{format_bytes(plan.predicted_prefix_peak_bytes)} in the frozen part, "
+        f"{format_bytes(2 * plan.state_bytes)} of state",
+        f"Time of a step, measured while compiling, one thread: {format_seconds(plan.measured_step_s)}",
+    ]
+    return "\n".join([*lines, *spec.notes])
+
+
+@final
+class TrainingSession:
+    """A model that learns. Not for several threads at once.
+
+    Opening it replays the artifact's verify vectors: a step that does not do what eager PyTorch did is not run.
+
+    Args:
+        artifact: A verified artifact with a training step.
+        threads: Threads of ONNX Runtime.
+
+    Attributes:
+        spec: The compiled step.
+        steps: Steps taken since the start.
+        verified: The replay at the start.
+
+    Raises:
+        ArtifactError: No training step, a file that cannot be loaded, or a replay that differs.
+        UnavailableError: The safetensors library is not installed.
+
+    Example:
+        >>> session = TrainingSession(open_artifact(Path("model")))  # doctest: +SKIP
+        >>> session.step({"input": pictures}, labels, rate=0.01)  # doctest: +SKIP
+        2.31
+    """
+
+    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+        self._artifact, self._threads = artifact, threads
+        self.spec = training_step_of(artifact)
+        start, _ = read_tensors(artifact.path(self.spec.state))
+        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
+        slots = range(self.spec.optimiser.slots)
+        state.update({one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots})
+        self._engine = Engine(artifact.directory, self.spec, state, threads)
+        vectors, _ = read_tensors(artifact.path(self.spec.vectors))
+        self.verified: Replay = replay(self._engine, self.spec, vectors)
+        if not self.verified.equal:
+            raise ArtifactError(
+                "the compiled step must repeat what PyTorch did when it was compiled (1e-5 relative)",
+                got=f"losses off by {self.verified.loss_error:.1e}, weights by {self.verified.weight_error:.1e}",
+                where=artifact.directory,
+                fix="Compile it again on this kind of machine; nothing was trained",
+            )
+        self._engine.load(state)
+        self.steps = 0
+        self._predictor: Any = None
+
+    def step(
+        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], rate: float | None = None
+    ) -> float:
+        """Learn from one batch; the loss before it.
+
+        Args:
+            inputs: Model inputs by name, exactly ``spec.batch`` items.
+            labels: Classes, [n].
+            rate: Learning rate; None: the optimiser's.
+
+        Raises:
+            InputError: A wrong count of items, a label that is no class, or a loss that is not finite; nothing changed.
+            TierwiseError: ONNX Runtime failed; nothing changed.
+        """
+        counts = {len(labels), *(len(array) for array in inputs.values())}
+        if counts != {self.spec.batch}:
+            raise InputError(f"a batch must have {self.spec.batch} items", got=sorted(counts), where="training step")
+        if labels.min() < 0 or labels.max() >= self.spec.classes:
+            raise InputError(
+                f"labels must be in [0, {self.spec.classes})", got=f"{labels.min()} to {labels.max()}", where="labels"
+            )
+        scalars = self.spec.optimiser.scalar_values(self.steps + 1, rate or self.spec.optimiser.rate)
+        loss = self._engine.step(inputs, np.asarray(labels, np.int64), scalars)
+        self.steps += 1
+        return loss
+
+    def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Logits [n, classes] for any number of items, from the very tensors that `step` changes."""
+        segment = self._artifact.manifest.segments[0]
+        if self._predictor is None:
+            self._predictor = open_session(self._artifact.path(segment.file), self._threads)
+        known = {value.name for value in self._predictor.get_inputs()}
+        known |= {value.name for value in self._predictor.get_overridable_initializers()}
+        binding = self._predictor.io_binding()
+        held = {spec.name: np.ascontiguousarray(inputs[spec.name]) for spec in segment.inputs}
+        for name, array in held.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in self._engine.trained().items():
+            if name in known:
+                binding.bind_ortvalue_input(name, value)
+        binding.bind_output(segment.outputs[0].name, "cpu")
+        self._predictor.run_with_iobinding(binding)
+        logits: npt.NDArray[np.float32] = binding.get_outputs()[0].numpy()
+        return logits
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
+        write_tensors(path, self._engine.state(), {**self._about("checkpoint"), "steps": str(self.steps)})
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: It is not one, or of another artifact; nothing changed.
+        """
+        tensors, about = read_tensors(path)
+        self._check(path, about, "checkpoint")
+        self._engine.load(tensors)
+        self.steps = int(about["steps"])
+
+    def export_delta(self, path: Path) -> None:
+        """Write what was learnt: the trained tensors alone, for any copy of the artifact, bit by bit."""
+        state = self._engine.state()
+        write_tensors(path, {one.tensor: state[one.tensor] for one in self.spec.trained}, self._about("delta"))
+
+    def apply_delta(self, path: Path) -> None:
+        """Take over what was learnt elsewhere; the optimiser's tensors begin at zero again.
+
+        Raises:
+            InputError: It is not a delta, or of another artifact; nothing changed.
+        """
+        tensors, about = read_tensors(path)
+        self._check(path, about, "delta")
+        slots = {n: np.zeros_like(a) for n, a in self._engine.state().items() if n.startswith("slot")}
+        self._engine.load({**slots, **tensors})
+        self.steps = 0
+
+    def _about(self, kind: str) -> dict[str, str]:
+        return {"tierwise": kind, "artifact": self._artifact.digest}
+
+    def _check(self, path: Path, about: Mapping[str, str], kind: str) -> None:
+        wanted = self._about(kind)
+        got = {key: about.get(key, "none") for key in wanted}
+        if got != wanted:
+            raise InputError(
+                f"the file must be a {kind} of this artifact ({wanted['artifact'][:12]})", got=got, where=path
+            )

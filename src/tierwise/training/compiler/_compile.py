@@ -1,0 +1,324 @@
+"""From a model to an artifact that a node can train."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tierwise._errors import ArtifactError, InputError
+from tierwise._units import format_bytes
+from tierwise.artifact import (
+    Artifact,
+    InputEncoding,
+    Manifest,
+    Optimiser,
+    Provenance,
+    Segment,
+    Trained,
+    TrainingPlan,
+    TrainingStep,
+    write_artifact,
+)
+from tierwise.capture import read_graph
+from tierwise.measure import Progress, Silent
+from tierwise.tasks import Task
+from tierwise.training._engine import Engine
+from tierwise.training._scheme import Scheme
+from tierwise.training._tensor_file import pack
+from tierwise.training._verify import replay
+from tierwise.training.compiler._joint import Joint, capture_step, start_values
+from tierwise.training.compiler._liveness import peak_bytes
+from tierwise.training.compiler._model import Model, read_model
+from tierwise.training.compiler._onnx import part_to_onnx, predictor_to_onnx
+from tierwise.training.compiler._passes import macs, simplify, update_at_once
+from tierwise.training.compiler._reference import Batch, mute, run_eager
+from tierwise.training.compiler._resolve import resolve
+from tierwise.training.compiler._split import Part, divide
+
+__all__ = ["Lesson", "compile_task", "compile_training"]
+
+_STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
+    "step.onnx",
+    "prefix.onnx",
+    "state.safetensors",
+    "verify.safetensors",
+    "model.onnx",
+)
+_REPLAYED = 20
+_TIMED = 7
+
+
+@final
+@dataclass(frozen=True)
+class Lesson:
+    """What shall be compiled, and for whom.
+
+    Attributes:
+        name: Of the artifact.
+        encoding: What a client sends.
+        labels: Class names.
+        files: Files that preprocessing needs.
+        batches: At least one batch of model inputs by name with its labels, for capture and verify vectors.
+        task: Name of the task.
+        fingerprint: Of the task.
+    """
+
+    name: str
+    encoding: InputEncoding
+    labels: tuple[str, ...]
+    files: Mapping[str, bytes]
+    batches: Sequence[tuple[Mapping[str, npt.NDArray[Any]], npt.NDArray[np.int64]]]
+    task: str
+    fingerprint: str = ""
+
+
+def compile_task(
+    task: Task,
+    scheme: Scheme,
+    optimiser: Optimiser,
+    batch: int,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    most_bytes: float | None = None,
+) -> Artifact:
+    """Compile the model of a task with classes; verify vectors are made of items of its train split.
+
+    Args:
+        task: With a torch model.
+        scheme: What is trained.
+        optimiser: How.
+        batch: Items of a step.
+        directory: Of the new artifact.
+        progress: Shows the steps.
+        most_bytes: As in `compile_training`.
+
+    Raises:
+        InputError: As `compile_training`, or a task without a torch model or without classes.
+    """
+    progress = progress if progress is not None else Silent()
+    if task.model is None or task.boxes is not None:
+        raise InputError("a task to train must have a torch model and classes", where=task.name)
+    model = task.model(progress)
+    items = task.splits["train"].head(2 * batch)
+    chosen = [np.arange(batch) % len(items), np.arange(batch, 2 * batch) % len(items)]
+    batches = [
+        (task.tensors([items.items[int(i)] for i in part]), items.labels[part].astype(np.int64)) for part in chosen
+    ]
+    lesson = Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
+    return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
+
+
+def compile_training(
+    module: torch.nn.Module,
+    lesson: Lesson,
+    scheme: Scheme,
+    optimiser: Optimiser,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    most_bytes: float | None = None,
+) -> Artifact:
+    """Capture, prune, split and export one training step of ``module``, and write it with all that a node needs.
+
+    The model is trained as it answers: batch norms keep their statistics (folded where a convolution stands before
+    them) and dropout is off.
+
+    Args:
+        module: The model; answers logits [n, classes].
+        lesson: Data, and for whom.
+        scheme: What is trained.
+        optimiser: How.
+        directory: Of the new artifact.
+        progress: Shows the steps.
+        most_bytes: Most that a step may take beyond the frozen weights, as predicted.
+
+    Raises:
+        InputError: The model or its gradient cannot be captured, the plan needs more memory than allowed, or the
+            compiled step differs from eager PyTorch.
+        SpecError: The scheme does not fit the model.
+        ArtifactError: The directory exists.
+    """
+    progress = progress if progress is not None else Silent()
+    if directory.exists():
+        raise ArtifactError("the directory of a new artifact must not exist", where=directory)
+    batches = [
+        (tuple(torch.from_numpy(np.array(a)) for a in x.values()), torch.from_numpy(y)) for x, y in lesson.batches
+    ]
+    with progress.step("capturing the training step", None):
+        model = read_model(module, {n: _two(torch.from_numpy(np.array(a))) for n, a in lesson.batches[0][0].items()})
+        trained, notes = _audible(model, resolve(scheme, model), batches[0])
+        joint = capture_step(model, trained, optimiser, *batches[0])
+        simplify(joint.graph)
+        prefix, step = divide(joint)
+        traced_bytes = peak_bytes(step.graph)
+        update_at_once(step.graph)
+        spec = _spec(joint, prefix, step, trained, optimiser, scheme, (traced_bytes, len(batches[0][1])), notes)
+        _fits(spec.plan, most_bytes)
+    with progress.step("exporting", None):
+        files: dict[str, bytes | Path] = {_STEP: part_to_onnx(step), **lesson.files}
+        if prefix is not None:
+            files[_PREFIX] = part_to_onnx(prefix)
+        start = start_values(model, trained)
+        predictor = predictor_to_onnx(model, trained, start, [_two(x) for x in batches[0][0]])
+        files[_MODEL] = predictor.SerializeToString()
+        files[_STATE] = pack({name: tensor.numpy() for name, tensor in start.items()})
+    with progress.step("replaying against eager PyTorch", None):
+        vectors = _vectors(model, trained, optimiser, lesson, batches)
+        files[_VECTORS] = pack(vectors)
+        spec = _measured(spec, files, start, vectors)
+    graph = read_graph(predictor)
+    names = set(model.inputs)
+    segment = Segment(
+        file=_MODEL,
+        inputs=tuple(graph.tensors[n].spec for n in graph.inputs if n in names),
+        outputs=tuple(graph.tensors[n].spec for n in graph.outputs),
+        macs=graph.macs,
+    )
+    return write_artifact(directory, _manifest(lesson, segment, spec), files)
+
+
+def _fits(plan: TrainingPlan, most_bytes: float | None) -> None:
+    needed = max(plan.predicted_peak_bytes, plan.predicted_prefix_peak_bytes) + 2 * plan.state_bytes
+    if most_bytes is not None and needed > most_bytes:
+        raise InputError(
+            f"a step must need at most {format_bytes(most_bytes)} beyond the frozen weights",
+            got=f"{format_bytes(needed)}, as predicted",
+            where="--memory",
+            fix="Train fewer layers, take smaller batches or an optimiser with less state",
+        )
+
+
+def _manifest(lesson: Lesson, segment: Segment, spec: TrainingStep) -> Manifest:
+    import onnxruntime
+
+    return Manifest(
+        name=lesson.name,
+        input=lesson.encoding,
+        outputs=segment.outputs,
+        labels=lesson.labels,
+        segments=(segment,),
+        files=(),
+        provenance=Provenance(
+            task=lesson.task,
+            task_fingerprint=lesson.fingerprint,
+            chain="train-compile",
+            specs=(spec.scheme, msgspec.to_builtins(spec.optimiser)),
+            versions={"torch": str(torch.__version__), "onnxruntime": onnxruntime.__version__},
+            notes=spec.notes,
+        ),
+        training=spec,
+    )
+
+
+def _two(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if len(tensor) > 1 else torch.cat([tensor, tensor])
+
+
+def _audible(model: Model, trained: tuple[Trained, ...], batch: Batch) -> tuple[tuple[Trained, ...], tuple[str, ...]]:
+    silent = mute(model, trained, batch)
+    kept = tuple(one for one in trained if one.name not in silent)
+    if not kept:
+        raise InputError("something that is trained must change the loss", where="scheme")
+    return kept, tuple(f"not trained, since it cannot change the loss: {name}" for name in sorted(silent))
+
+
+def _vectors(
+    model: Model, trained: Sequence[Trained], optimiser: Optimiser, lesson: Lesson, batches: Sequence[Batch]
+) -> dict[str, npt.NDArray[Any]]:
+    course = run_eager(model, trained, optimiser, batches, _REPLAYED)
+    if not np.isfinite(course.losses).all():
+        raise InputError(
+            "the loss must stay finite in eager PyTorch",
+            got=f"{course.losses[-1]} after {_REPLAYED} steps",
+            where="optimiser.rate",
+            fix="Use a smaller rate",
+        )
+    made: dict[str, npt.NDArray[Any]] = {"losses": np.array(course.losses, np.float64)}
+    made["labels"] = np.stack([y.numpy() for _, y in batches])
+    for i, name in enumerate(model.inputs):
+        made[f"input.{name}"] = np.stack([x[i].numpy() for x, _ in batches])
+    made.update({f"final.{name}": tensor.numpy() for name, tensor in course.finals.items()})
+    return made
+
+
+def _spec(
+    joint: Joint,
+    prefix: Part | None,
+    step: Part,
+    trained: tuple[Trained, ...],
+    optimiser: Optimiser,
+    scheme: Scheme,
+    sizes: tuple[int, int],
+    notes: tuple[str, ...],
+) -> TrainingStep:
+    known = [name for name, kind in zip(joint.names, joint.kinds, strict=True) if kind == "input"]
+    state_bytes = sum(4 * int(np.prod(one.shape)) * (1 + optimiser.slots) for one in trained)
+    return TrainingStep(
+        step=_STEP,
+        prefix=None if prefix is None else _PREFIX,
+        state=_STATE,
+        vectors=_VECTORS,
+        batch=sizes[1],
+        classes=joint.classes,
+        inputs=() if prefix is None else prefix.inputs,
+        border=() if prefix is None else prefix.outputs,
+        others=tuple(name for name in step.inputs if name in known),
+        scheme=msgspec.to_builtins(scheme),
+        trained=trained,
+        optimiser=optimiser,
+        plan=TrainingPlan(
+            predicted_peak_bytes=peak_bytes(step.graph),
+            predicted_traced_peak_bytes=sizes[0],
+            predicted_prefix_peak_bytes=0 if prefix is None else peak_bytes(prefix.graph),
+            state_bytes=state_bytes,
+            prefix_macs=0 if prefix is None else macs(prefix.graph),
+            step_macs=macs(step.graph),
+            measured_step_s=1.0,
+            measured_on=platform.processor() or platform.machine(),
+        ),
+        notes=notes,
+    )
+
+
+def _measured(
+    spec: TrainingStep, files: Mapping[str, bytes | Path], start: Mapping[str, torch.Tensor], vectors: Mapping[str, Any]
+) -> TrainingStep:
+    """Replay the vectors on the backend that nodes have, and time it there."""
+    state = {one.tensor: start[one.tensor].numpy() for one in spec.trained}
+    slots = range(spec.optimiser.slots)
+    state.update({one.slot(i): np.zeros_like(state[one.tensor]) for one in spec.trained for i in slots})
+    with tempfile.TemporaryDirectory(prefix="tierwise-train-") as folder:
+        for name in spec.files:
+            content = files.get(name)
+            if isinstance(content, bytes):
+                (Path(folder) / name).write_bytes(content)
+        engine = Engine(Path(folder), spec, state, 1)
+        found = replay(engine, spec, dict(vectors))
+        if not found.equal:
+            raise InputError(
+                "the compiled step must do what eager PyTorch does (1e-5 relative)",
+                got=f"losses off by {found.loss_error:.1e}, weights by {found.weight_error:.1e}",
+                where="ONNX Runtime",
+                fix="Freeze more layers to find the one that differs; nothing was written",
+            )
+        engine.load(state)
+        batch = {name.removeprefix("input."): vectors[name][0] for name in vectors if name.startswith("input.")}
+        times = []
+        for i in range(_TIMED):
+            before_s = time.perf_counter()
+            engine.step(batch, vectors["labels"][0], spec.optimiser.scalar_values(i + 1, spec.optimiser.rate))
+            times.append(time.perf_counter() - before_s)
+    plan = msgspec.structs.replace(spec.plan, measured_step_s=statistics.median(times))
+    return msgspec.structs.replace(spec, plan=plan)

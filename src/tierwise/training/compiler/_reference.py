@@ -1,0 +1,133 @@
+"""What the compiled step is held against: eager PyTorch with its own optimisers, and the traced graph run in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from tierwise.artifact import Optimiser, Trained
+from tierwise.training.compiler._joint import Joint, start_values
+from tierwise.training.compiler._model import Model
+
+__all__ = ["Course", "mute", "run_eager", "run_graph"]
+
+Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class Course:
+    """What some steps led to.
+
+    Attributes:
+        losses: Before each step.
+        finals: The trained tensors behind the last step, by parameter name.
+    """
+
+    losses: tuple[float, ...]
+    finals: dict[str, torch.Tensor]
+
+
+def run_eager(
+    model: Model, trained: Sequence[Trained], optimiser: Optimiser, batches: Sequence[Batch], steps: int
+) -> Course:
+    """Forward, `torch.nn.functional.cross_entropy`, autograd and `torch.optim`; batches are taken in turn.
+
+    Weights of which some channels are trained are trained whole, with the gradient of the other channels set to zero.
+    """
+    leaves = {one.name: model.tensors[one.name].detach().clone().requires_grad_() for one in trained}
+    tensors = {**{name: tensor.detach() for name, tensor in model.tensors.items()}, **leaves}
+    update = _optimiser(optimiser, list(leaves.values()))
+    losses = []
+    for i in range(steps):
+        inputs, labels = batches[i % len(batches)]
+        loss = torch.nn.functional.cross_entropy(model(inputs, tensors), labels)
+        update.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for one in trained:
+            grad = leaves[one.name].grad
+            if one.channels and grad is not None:
+                kept = torch.zeros_like(grad)
+                kept[:, list(one.channels)] = grad[:, list(one.channels)]
+                leaves[one.name].grad = kept
+        update.step()
+        losses.append(float(loss.detach()))
+    finals = {
+        one.name: leaves[one.name].detach()[:, list(one.channels)] if one.channels else leaves[one.name].detach()
+        for one in trained
+    }
+    return Course(tuple(losses), finals)
+
+
+def run_graph(
+    joint: Joint, model: Model, trained: Sequence[Trained], how: Optimiser, batches: Sequence[Batch], steps: int
+) -> Course:
+    """The traced graph, run node by node in torch: the reference backend."""
+    start = start_values(model, trained)
+    state = {
+        name: start.get(name, torch.zeros(0))
+        for name, kind in zip(joint.names, joint.kinds, strict=True)
+        if kind == "state"
+    }
+    for one in trained:
+        state.update({one.slot(i): torch.zeros_like(start[one.tensor]) for i in range(how.slots)})
+    losses = []
+    for i in range(steps):
+        inputs, labels = batches[i % len(batches)]
+        scalars = [torch.tensor(value) for value in how.scalar_values(i + 1, how.rate)]
+        with torch.no_grad():
+            loss, *after = joint.graph(*state.values(), *scalars, *inputs, labels, *joint.frozen.values())
+        state = dict(zip(state, after, strict=True))
+        losses.append(float(loss.detach()))
+    return Course(tuple(losses), {one.name: state[one.tensor] for one in trained})
+
+
+def mute(model: Model, trained: Sequence[Trained], batch: Batch) -> set[str]:
+    """Names of the tensors that cannot change the loss: their gradient is nothing but rounding, in double precision.
+
+    A bias on attention keys is one, since softmax takes it out again. Adam would blow its rounding up to whole steps.
+    """
+    inputs, labels = batch
+    wide = {name: _double(tensor.detach()) for name, tensor in model.tensors.items()}
+    leaves = {one.name: wide[one.name].clone().requires_grad_() for one in trained}
+    loss = torch.nn.functional.cross_entropy(model(tuple(map(_double, inputs)), {**wide, **leaves}), labels)
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    sizes = {name: 0.0 if g is None else float(g.abs().max()) for name, g in zip(leaves, grads, strict=True)}
+    largest = max(sizes.values())
+    unused = {name for name, g in zip(leaves, grads, strict=True) if g is None}
+    return unused | {name for name, size in sizes.items() if 0 < size < 1e-12 * largest}
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+@final
+class _Lion(torch.optim.Optimizer):
+    """Chen et al., arXiv 2302.06675, algorithm 2, without decay; PyTorch has none."""
+
+    def __init__(self, leaves: Sequence[torch.Tensor], how: Optimiser) -> None:
+        super().__init__(list(leaves), {})
+        self._how = how
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for leaf in self.param_groups[0]["params"]:
+            mean = self.state[leaf].setdefault("mean", torch.zeros_like(leaf))
+            leaf.sub_(torch.sign(mean * self._how.beta1 + leaf.grad * (1 - self._how.beta1)), alpha=self._how.rate)
+            mean.mul_(self._how.beta2).add_(leaf.grad, alpha=1 - self._how.beta2)
+
+
+def _optimiser(how: Optimiser, leaves: list[torch.Tensor]) -> torch.optim.Optimizer:
+    match how.kind:
+        case "sgd":
+            return torch.optim.SGD(leaves, lr=how.rate)
+        case "momentum":
+            return torch.optim.SGD(leaves, lr=how.rate, momentum=how.momentum)
+        case "adam":
+            return torch.optim.Adam(leaves, lr=how.rate, betas=(how.beta1, how.beta2), eps=how.epsilon)
+        case "lion":
+            return _Lion(leaves, how)

@@ -1,0 +1,95 @@
+"""Small models of the three kinds that a step is compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tierwise.artifact import Artifact, Optimiser, TensorInput, TensorSpec
+from tierwise.tasks import Bert, MobileNetV2, ResNet, build_subject
+from tierwise.training import Scheme
+from tierwise.training.compiler import Lesson, compile_training
+
+CLASSES = 5
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def resnet() -> torch.nn.Module:
+    return build_subject(ResNet(depth=8, width=4), channels=3, classes=CLASSES)
+
+
+def mobilenet() -> torch.nn.Module:
+    return build_subject(MobileNetV2(width_frac=0.35), channels=3, classes=CLASSES)
+
+
+def bert() -> torch.nn.Module:
+    subject = Bert(layers=2, hidden=32, head_width=16, vocabulary=50, dropout_frac=0.1)
+    return build_subject(subject, channels=1, classes=CLASSES)
+
+
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {"resnet": resnet, "mobilenet": mobilenet, "bert": bert}
+
+
+def batches(kind: str, size: int) -> list[tuple[Arrays, npt.NDArray[np.int64]]]:
+    rng = np.random.default_rng(3)
+    made = []
+    for _ in range(2):
+        if kind == "bert":
+            mask = np.ones((size, 12), np.int64)
+            mask[0, 8:] = 0
+            ids = rng.integers(1, 50, (size, 12))
+            inputs: Arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        else:
+            side = 32 if kind == "mobilenet" else 13
+            inputs = {"input": rng.standard_normal((size, 3, side, side)).astype(np.float32)}
+        made.append((inputs, rng.integers(0, CLASSES, size)))
+    return made
+
+
+def seeded(kind: str) -> torch.nn.Module:
+    """The model with statistics of norms that are not those of a new one."""
+    torch.manual_seed(1)
+    module = MODELS[kind]()
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(part.running_mean, std=0.1)
+            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
+    return module.eval()
+
+
+def lesson(kind: str, size: int = 2) -> Lesson:
+    made = batches(kind, size)
+    tensors = tuple(
+        TensorSpec(name=n, dtype="FP32" if a.dtype == np.float32 else "INT64", shape=(-1, *a.shape[1:]))
+        for n, a in made[0][0].items()
+    )
+    labels = tuple(f"c{i}" for i in range(CLASSES))
+    return Lesson(kind, TensorInput(tensors=tensors), labels, {}, made, kind)
+
+
+@final
+class Kit:
+    """What tests of this room make models from (modules of tests cannot import this one)."""
+
+    batches = staticmethod(batches)
+    lesson = staticmethod(lesson)
+    seeded = staticmethod(seeded)
+
+
+@pytest.fixture(scope="session")
+def kit() -> Kit:
+    return Kit()
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A residual net of which the last three layers, and a quarter of a fourth, are trained by Adam."""
+    scheme = Scheme(whole=2, biases=6, weights={"blocks.1.layers.1.conv": 0.25})
+    folder = tmp_path_factory.mktemp("small") / "artifact"
+    return compile_training(seeded("resnet"), lesson("resnet"), scheme, Optimiser(kind="adam", rate=1e-3), folder)
