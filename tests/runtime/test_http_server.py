@@ -1,7 +1,9 @@
 """What strangers may try beside the protocol's own words: broken framing, endless heads, answers nobody reads."""
 
 import itertools
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -163,3 +165,23 @@ def test_who_does_not_read_an_answer_is_let_go_and_who_reads_slowly_is_not(monke
                 came += len(part)
                 time.sleep(0.05)
             assert came > size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="scheduling policies are Linux's")
+def test_the_loop_gives_way_to_who_computes_on_a_single_core_only() -> None:
+    # Cores and policy are those of one thread.
+    cores = sorted(os.sched_getaffinity(0))
+    seen: dict[str, int] = {}
+
+    def run(name: str, own: list[int]) -> None:
+        os.sched_setaffinity(0, own)
+        _http_server._give_way()
+        seen[name] = os.sched_getscheduler(0)
+
+    for name, own in {"one": cores[:1], "all": cores}.items():
+        thread = threading.Thread(target=run, args=(name, own))
+        thread.start()
+        thread.join()
+    assert seen["one"] == os.SCHED_BATCH
+    assert seen["all"] == (os.SCHED_OTHER if len(cores) > 1 else os.SCHED_BATCH)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
