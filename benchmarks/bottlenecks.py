@@ -30,17 +30,14 @@ import numpy as np
 
 from tierwise.artifact import Artifact, ImageInput
 from tierwise.codecs import (
-    AffineCodec,
     Codec,
     PriorCodec,
-    RawCodec,
     decode,
     decode_picture,
     encode,
     encode_picture,
     header_bytes,
-    read_affine,
-    read_prior,
+    read_codec,
 )
 from tierwise.measure import Silent, read_environment
 from tierwise.operators import Bottleneck, Identity, Lesson, build
@@ -188,10 +185,7 @@ def codec_of(artifact: Artifact) -> Codec:
     """The codec of an artifact's latent."""
     boundary = artifact.manifest.segments[0].boundary
     assert boundary is not None, "a bottleneck has a boundary"
-    content = artifact.path(boundary.tables).read_bytes()
-    if boundary.codec == "prior":
-        return PriorCodec(read_prior(content))
-    return AffineCodec(read_affine(content)) if boundary.codec == "affine" else RawCodec()
+    return read_codec(boundary.codec, artifact.path(boundary.tables).read_bytes())
 
 
 def narrow_cell(task: Task, spec: Bottleneck, cache: Path) -> Cell:

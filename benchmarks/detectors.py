@@ -29,15 +29,12 @@ from PIL import Image
 
 from tierwise.artifact import Artifact
 from tierwise.codecs import (
-    AffineCodec,
     Codec,
-    PriorCodec,
     decode,
     decode_picture,
     encode,
     encode_picture,
-    read_affine,
-    read_prior,
+    read_codec,
 )
 from tierwise.measure import Silent, read_environment
 from tierwise.operators import Bottleneck, Filter, Identity, Lesson, build
@@ -105,8 +102,7 @@ def codec_of(artifact: Artifact) -> Codec:
     """The codec of an artifact's latent."""
     boundary = artifact.manifest.segments[0].boundary
     assert boundary is not None, "a bottleneck has a boundary"
-    content = artifact.path(boundary.tables).read_bytes()
-    return PriorCodec(read_prior(content)) if boundary.codec == "prior" else AffineCodec(read_affine(content))
+    return read_codec(boundary.codec, artifact.path(boundary.tables).read_bytes())
 
 
 def narrow_cell(task: Task, spec: Bottleneck, cache: Path, whole: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -13,15 +13,12 @@ import numpy.typing as npt
 
 from tierwise.artifact import Artifact, ImageInput, Preprocessor, open_artifact, read_files, to_payload, write_artifact
 from tierwise.codecs import (
-    AffineCodec,
     Codec,
-    PriorCodec,
     decode,
     decode_picture,
     encode,
     encode_picture,
-    read_affine,
-    read_prior,
+    read_codec,
 )
 from tierwise.measure import Silent
 from tierwise.operators import Bottleneck, Identity, Lesson, Partition, build
@@ -93,8 +90,7 @@ def codec_of(artifact: Artifact) -> Codec:
     """The codec of an artifact's latent."""
     boundary = artifact.manifest.segments[0].boundary
     assert boundary is not None, "a bottleneck has a boundary"
-    content = artifact.path(boundary.tables).read_bytes()
-    return PriorCodec(read_prior(content)) if boundary.codec == "prior" else AffineCodec(read_affine(content))
+    return read_codec(boundary.codec, artifact.path(boundary.tables).read_bytes())
 
 
 def task_in(folder: Path) -> Task:

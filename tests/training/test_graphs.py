@@ -125,6 +125,8 @@ def test_schemes_that_do_not_fit_are_told(kit: Any) -> None:
         resolve(Scheme(biases="all", weights={depthwise: 0.5}), model)
     with pytest.raises(SpecError, match="among those whose biases"):
         resolve(Scheme(biases=1, weights={depthwise: 1.0}), model)
+    with pytest.raises(SpecError, match=r"has \d+ layers .*; a scheme cannot train more of them, but got 99"):
+        resolve(Scheme(whole=99), model)
     with pytest.raises(SpecError, match="must train something"):
         resolve(Scheme(), model)
 

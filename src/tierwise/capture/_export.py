@@ -18,7 +18,7 @@ import torch
 
 from tierwise._errors import InputError
 
-__all__ = ["export", "trace"]
+__all__ = ["export", "quietly", "trace"]
 
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'")
 _CONSTANT = re.compile(r"to be a constant \((\d+)\)")
@@ -54,7 +54,7 @@ def export(
     training = module.training
     program: torch.export.ExportedProgram | None = None
     try:
-        with _quiet(), torch.no_grad():
+        with quietly(), torch.no_grad():
             # In two steps: called with the module, the ONNX exporter falls back to a fixed batch without a word.
             program = torch.export.export(
                 module.eval(),
@@ -108,7 +108,7 @@ def trace(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> torch
     axes: Any = tuple({0: batch} for _ in example)
     training = module.training
     try:
-        with _quiet():
+        with quietly():
             program = torch.export.export(module.eval(), args=tuple(example.values()), dynamic_shapes=axes)
             graph: torch.fx.GraphModule = program.module()
     except Exception as error:  # as in `export`
@@ -119,7 +119,7 @@ def trace(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> torch
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Exporting prints advice about optional packages and dumps of graphs; what matters of them is in the error."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -157,7 +157,7 @@ def _explained(
 
 def _operator_line(program: torch.export.ExportedProgram, operator: str) -> str | None:
     """The line of the model from which ``operator`` came."""
-    with _quiet():
+    with quietly():
         nodes = list(program.graph.nodes) + list(program.run_decompositions().graph.nodes)
     for node in nodes:
         if str(node.target).startswith(operator):

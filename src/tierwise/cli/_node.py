@@ -6,10 +6,13 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from tierwise.runtime import NodeSpec
 
 __all__ = ["command"]
 
@@ -149,7 +152,7 @@ def command(
     Ctrl-C or SIGTERM.
     """
     from tierwise._config import convert, load_toml
-    from tierwise.runtime import NodeSpec, cautions, check, serve
+    from tierwise.runtime import NodeSpec, serve
 
     asked: dict[str, Any] = {
         "listen": listen,
@@ -168,14 +171,8 @@ def command(
         "traces": traces,
         "trace_requests": trace_requests,
     }
-
     tls = {"certificate": tls_certificate, "key": tls_key, "client_authority": client_authority}
-    tls = {key: name for key, name in tls.items() if name is not None}
-    security: dict[str, Any] = {"tls": tls} if tls else {}
-    if tokens is not None:
-        security["tokens"] = tokens
-    if require_signature:
-        security |= {"require_signature": True, "trusted_keys": require_signature}
+    security = _security(tls, tokens, require_signature)
 
     def given_of(options: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -194,6 +191,12 @@ def command(
     if not only_check:
         serve(spec)
         _end()
+    _say_what_hinders(spec)
+
+
+def _say_what_hinders(spec: NodeSpec) -> None:
+    from tierwise.runtime import cautions, check
+
     for caution in cautions(spec):
         click.echo(f"tierwise: caution: {caution}", err=True)
     problems = check(spec)
@@ -202,6 +205,17 @@ def command(
     if problems:
         raise SystemExit(2)
     click.echo(f"tierwise node {spec.tier}: could serve on {', '.join(spec.listen)}")
+
+
+def _security(tls: dict[str, str | None], tokens: str | None, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The table ``security``, with what was given only."""
+    given = {key: name for key, name in tls.items() if name is not None}
+    table: dict[str, Any] = {"tls": given} if given else {}
+    if tokens is not None:
+        table["tokens"] = tokens
+    if keys:
+        table |= {"require_signature": True, "trusted_keys": keys}
+    return table
 
 
 def _end() -> NoReturn:

@@ -10,12 +10,14 @@ from tierwise.codecs._picture import PictureFormat, decode_picture, encode_pictu
 from tierwise.codecs._prior import ChannelTable, PriorTables, read_prior, whole_frequencies, write_prior
 from tierwise.codecs._prior_codec import PriorCodec
 from tierwise.codecs._raw import RawCodec
+from tierwise.codecs._tables import CodecKind, read_codec, write_codec
 
 __all__ = [
     "AffineCodec",
     "AffineTables",
     "ChannelTable",
     "Codec",
+    "CodecKind",
     "Frame",
     "PictureFormat",
     "PriorCodec",
@@ -28,9 +30,11 @@ __all__ = [
     "encode_picture",
     "header_bytes",
     "read_affine",
+    "read_codec",
     "read_frame",
     "read_prior",
     "whole_frequencies",
     "write_affine",
+    "write_codec",
     "write_prior",
 ]

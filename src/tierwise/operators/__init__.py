@@ -4,7 +4,7 @@ from tierwise.operators._apply import apply, resolve
 from tierwise.operators._bottleneck import Bottleneck
 from tierwise.operators._build import build
 from tierwise.operators._coverage import audit_coverage, optimised
-from tierwise.operators._crossing import Crossing, codec_of
+from tierwise.operators._crossing import Crossing
 from tierwise.operators._distill import Distill
 from tierwise.operators._early_exit import EarlyExit
 from tierwise.operators._filter import Filter
@@ -40,7 +40,6 @@ __all__ = [
     "build",
     "chain_text",
     "check_chain",
-    "codec_of",
     "optimised",
     "parse_chain",
     "partition_cuts",

@@ -16,6 +16,7 @@ from tierwise._config import Spec
 from tierwise._errors import InputError, SpecError
 from tierwise._seeds import stream_seed
 from tierwise.capture import Cut, export, find_cut
+from tierwise.codecs import CodecKind
 from tierwise.operators._crossing import LATENT, crossing_of, refitted
 from tierwise.operators._folding import folded
 from tierwise.operators._lesson import Lesson
@@ -23,7 +24,7 @@ from tierwise.operators._narrow import Family, Shape, narrow_pair
 from tierwise.operators._narrowed import Deployed, LessonLoss, Narrowed, stops_at_the_cut
 from tierwise.operators._partition import partition_cuts
 from tierwise.operators._recipes import RECIPES, Preset
-from tierwise.operators._rounding import Kind, Rounding
+from tierwise.operators._rounding import Rounding
 from tierwise.operators._surgery import Anatomy
 from tierwise.operators._widths import count_macs
 from tierwise.operators._work import Context, Stage, Work
@@ -73,7 +74,7 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
     channels: Positive | None = None
     stride: Positive | None = None
     width: Positive = 64
-    codec: Kind | None = None
+    codec: CodecKind | None = None
     bits: Annotated[int, msgspec.Meta(ge=1, le=8)] = 8
     prefixes: tuple[Positive, ...] = ()
     lessons: tuple[Lesson, ...] = ()
@@ -124,7 +125,7 @@ def _settled(lesson: Lesson, spec: Bottleneck) -> Lesson:
     return msgspec.structs.replace(lesson, rate=rate, epochs=max(1, round(spec.epochs_frac * lesson.epochs)))
 
 
-def _check(lesson: Lesson, codec: Kind, task: Task) -> None:
+def _check(lesson: Lesson, codec: CodecKind, task: Task) -> None:
     if lesson.soft > 0 and task.boxes is not None:
         raise InputError(
             "a detector's lessons must do without soft answers, which are scores of classes",

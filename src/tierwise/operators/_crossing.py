@@ -12,19 +12,7 @@ import onnx
 
 from tierwise.artifact import Boundary, Rate
 from tierwise.capture import composition_error, cut_points, find_cut, read_graph, split
-from tierwise.codecs import (
-    AffineCodec,
-    Codec,
-    PriorCodec,
-    RawCodec,
-    decode,
-    encode,
-    read_affine,
-    read_prior,
-    write_affine,
-    write_prior,
-)
-from tierwise.operators._rounding import Kind
+from tierwise.codecs import Codec, CodecKind, PriorCodec, decode, encode, read_codec, write_codec
 from tierwise.operators._session import open_session
 from tierwise.operators._weights import weight_bits
 from tierwise.tasks import Task
@@ -32,7 +20,7 @@ from tierwise.tasks import Task
 if TYPE_CHECKING:
     from tierwise.operators._work import Work
 
-__all__ = ["LATENT", "TABLES", "Crossing", "codec_of", "crossing_of", "neighbours", "refitted", "to_boundary"]
+__all__ = ["LATENT", "TABLES", "Crossing", "crossing_of", "neighbours", "refitted", "to_boundary"]
 
 LATENT = "latent"
 """Name of the tensor in the graph."""
@@ -54,7 +42,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         estimated_bits: Of an item by the tables, all channels; None without a prior.
     """
 
-    kind: Kind
+    kind: CodecKind
     tables: bytes
     prefixes: tuple[int, ...]
     rates: tuple[Rate, ...] = ()
@@ -63,18 +51,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def crossing_of(codec: Codec, prefixes: tuple[int, ...]) -> Crossing:
     """The crossing that uses ``codec``."""
-    if isinstance(codec, PriorCodec):
-        return Crossing(kind="prior", tables=write_prior(codec.tables), prefixes=prefixes)
-    if isinstance(codec, AffineCodec):
-        return Crossing(kind="affine", tables=write_affine(codec.tables), prefixes=prefixes)
-    return Crossing(kind="raw", tables=b"", prefixes=prefixes)
-
-
-def codec_of(crossing: Crossing) -> Codec:
-    """The inverse of `crossing_of`."""
-    if crossing.kind == "prior":
-        return PriorCodec(read_prior(crossing.tables))
-    return AffineCodec(read_affine(crossing.tables)) if crossing.kind == "affine" else RawCodec()
+    kind, tables = write_codec(codec)
+    return Crossing(kind=kind, tables=tables, prefixes=prefixes)
 
 
 def to_boundary(crossing: Crossing, head: onnx.ModelProto) -> Boundary:
@@ -107,7 +85,7 @@ def refitted(work: Work) -> Work:
 
 def _measured(crossing: Crossing, head: onnx.ModelProto, tail: onnx.ModelProto, task: Task) -> Crossing:
     """Frames of single items, as a device sends them; answers from what arrives."""
-    codec = codec_of(crossing)
+    codec = read_codec(crossing.kind, crossing.tables)
     latents, answers = _ran(head, task), open_session(tail)
     name = tail.graph.output[0].name
     rates, labels = [], task.splits["validation"].labels

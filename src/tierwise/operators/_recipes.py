@@ -7,9 +7,9 @@ from typing import Final, Literal, final
 
 import msgspec
 
+from tierwise.codecs import CodecKind
 from tierwise.operators._lesson import Lesson
 from tierwise.operators._narrow import Family
-from tierwise.operators._rounding import Kind
 
 __all__ = ["RECIPES", "Preset", "Recipe"]
 
@@ -30,7 +30,7 @@ class Recipe:
 
     family: Family
     channels: int
-    codec: Kind
+    codec: CodecKind
     lessons: tuple[Lesson, ...]
 
 

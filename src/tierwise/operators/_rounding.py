@@ -7,16 +7,13 @@ from typing import Literal, final
 import torch
 from torch import nn
 
-from tierwise.codecs import AffineCodec, AffineTables, Codec, PriorCodec, RawCodec, calibrated
+from tierwise.codecs import AffineCodec, AffineTables, Codec, CodecKind, PriorCodec, RawCodec, calibrated
 from tierwise.operators._density import Density
 
-__all__ = ["Kind", "Mode", "Rounding"]
+__all__ = ["Mode", "Rounding"]
 
 Mode = Literal["none", "noise", "round"]
 """How the codec takes part in training: not at all, as noise of one step's width, or as it is, straight through."""
-
-Kind = Literal["raw", "affine", "prior"]
-"""A codec of `tierwise.codecs`."""
 
 
 @final
@@ -29,7 +26,7 @@ class Rounding(nn.Module):
         bits: Of a value, for ``affine``.
     """
 
-    def __init__(self, kind: Kind, channels: int, bits: int) -> None:
+    def __init__(self, kind: CodecKind, channels: int, bits: int) -> None:
         super().__init__()
         self.kind, self.bits = kind, bits
         self.density = Density(channels) if kind == "prior" else None

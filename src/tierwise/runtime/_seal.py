@@ -12,17 +12,7 @@ import numpy.typing as npt
 
 from tierwise._errors import ArtifactError, InputError
 from tierwise.artifact import Artifact, Boundary, TensorSpec
-from tierwise.codecs import (
-    AffineCodec,
-    Codec,
-    PriorCodec,
-    RawCodec,
-    decode,
-    encode,
-    read_affine,
-    read_frame,
-    read_prior,
-)
+from tierwise.codecs import AffineCodec, Codec, PriorCodec, decode, encode, read_codec, read_frame
 
 __all__ = ["Seal", "seal_at"]
 
@@ -147,10 +137,7 @@ def _codec(artifact: Artifact, boundary: Boundary) -> Codec:
             got=repr(boundary.tables),
             where=artifact.directory,
         )
-    content = artifact.path(boundary.tables).read_bytes()
-    if boundary.codec == "prior":
-        return PriorCodec(read_prior(content))
-    return AffineCodec(read_affine(content)) if boundary.codec == "affine" else RawCodec()
+    return read_codec(boundary.codec, artifact.path(boundary.tables).read_bytes())
 
 
 def _channels(codec: Codec) -> int | None:

@@ -102,19 +102,10 @@ def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: i
         files["tokenizer.json"] = _tokenizer(home / "tokenizer.json", subject, splits)
 
     def model(progress: Progress) -> nn.Module:
-        from tierwise.tasks._residual_start import load_cifar_weights
         from tierwise.tasks._training import trained
 
-        channels = dataset.image.channels if dataset.image is not None else 3
-
-        def build() -> nn.Module:
-            module = build_subject(subject, classes=len(dataset.labels), channels=channels)
-            if isinstance(subject, ResNet) and subject.start is not None:
-                load_cifar_weights(module, subject.depth, Source(folder, progress))
-            return module
-
         return trained(
-            build,
+            lambda: _begun(subject, dataset, Source(folder, progress)),
             task,
             training,
             seed=spec.seed,
@@ -136,6 +127,17 @@ def builtin_task(spec: BuiltinTask, folder: Path, progress: Progress, threads: i
         training=training,
     )
     return task
+
+
+def _begun(subject: Subject, dataset: Dataset, source: Source) -> nn.Module:
+    """The module that training begins with; torch comes when this is called."""
+    from tierwise.tasks._residual_start import load_cifar_weights
+
+    channels = dataset.image.channels if dataset.image is not None else 3
+    module = build_subject(subject, classes=len(dataset.labels), channels=channels)
+    if isinstance(subject, ResNet) and subject.start is not None:
+        load_cifar_weights(module, subject.depth, source)
+    return module
 
 
 def _encoding(spec: BuiltinTask, dataset: Dataset) -> InputEncoding:

@@ -137,8 +137,7 @@ def _serialised(work: Work) -> list[bytes]:
 def _check_crossing(result: Work) -> None:
     """The codec of a latent: its tables are those of what the first segment makes, and every rate is measured."""
     from tierwise.capture import run
-    from tierwise.codecs import decode, encode
-    from tierwise.operators import codec_of
+    from tierwise.codecs import decode, encode, read_codec
 
     crossing, task = result.crossing, result.task
     _must(crossing is not None and len(result.segments) == 2, "have two segments around a coded latent")
@@ -146,7 +145,7 @@ def _check_crossing(result: Work) -> None:
     feeds = task.tensors(task.splits["calibration"].head(3).items)
     (name,) = [value.name for value in result.segments[0].graph.output]
     latent = run(result.segments[:1], feeds)[name]
-    codec = codec_of(crossing)
+    codec = read_codec(crossing.kind, crossing.tables)
     rates = {rate.channels: rate.item_bytes for rate in crossing.rates}
     _must(sorted(rates) == list(crossing.prefixes), "measure each rate of a coded latent")
     _must(max(rates) == latent.shape[1], "be able to send all channels of a latent")

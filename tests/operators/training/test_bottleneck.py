@@ -10,7 +10,7 @@ from torch import nn
 
 from tierwise._errors import ChainError, InputError, SpecError
 from tierwise.capture import read_graph, run
-from tierwise.codecs import PriorCodec, decode, encode
+from tierwise.codecs import PriorCodec, decode, encode, read_codec
 from tierwise.measure import Silent
 from tierwise.operators import (
     Bottleneck,
@@ -21,7 +21,6 @@ from tierwise.operators import (
     build,
     chain_text,
     check_chain,
-    codec_of,
     parse_chain,
     resolve,
 )
@@ -124,7 +123,7 @@ def test_the_exported_parts_and_the_codec_are_the_torch_model(whole, tmp_path):
     with torch.inference_mode():
         expected = module(torch.from_numpy(feeds["input"])).numpy()
     head, tail = work.segments
-    codec = codec_of(work.crossing)
+    codec = read_codec(work.crossing.kind, work.crossing.tables)
     arrived = decode(codec, encode(codec, run([head], feeds)["latent"]))
     answers = run([tail], {"latent": np.ascontiguousarray(arrived)})["logits"]
     # A value half-way between two codes may fall to either side.
@@ -135,7 +134,7 @@ def test_the_exported_parts_and_the_codec_are_the_torch_model(whole, tmp_path):
 
 def test_real_bytes_are_those_the_prior_says(with_prior):
     crossing, task = with_prior.crossing, with_prior.task
-    codec = codec_of(crossing)
+    codec = read_codec(crossing.kind, crossing.tables)
     assert isinstance(codec, PriorCodec)
     latent = run(with_prior.segments[:1], task.tensors(task.splits["test"].items))["latent"]
     for one in (latent[:1], latent[:8], latent):

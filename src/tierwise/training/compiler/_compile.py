@@ -14,6 +14,7 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 
 from tierwise._errors import ArtifactError, InputError
@@ -178,15 +179,18 @@ def compile_training(
         vectors = _vectors(model, trained, optimiser, lesson, batches)
         files[_VECTORS] = pack(vectors)
         spec = _measured(spec, files, start, vectors)
+    return write_artifact(directory, _manifest(lesson, _segment(predictor, model), spec), files)
+
+
+def _segment(predictor: onnx.ModelProto, model: Model) -> Segment:
+    """The whole model; tensors that a caller may override are none of its inputs."""
     graph = read_graph(predictor)
-    names = set(model.inputs)
-    segment = Segment(
+    return Segment(
         file=_MODEL,
-        inputs=tuple(graph.tensors[n].spec for n in graph.inputs if n in names),
+        inputs=tuple(graph.tensors[n].spec for n in graph.inputs if n in model.inputs),
         outputs=tuple(graph.tensors[n].spec for n in graph.outputs),
         macs=graph.macs,
     )
-    return write_artifact(directory, _manifest(lesson, segment, spec), files)
 
 
 def _fits(plan: TrainingPlan, most_bytes: float | None) -> None:

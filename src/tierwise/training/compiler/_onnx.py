@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import onnx
@@ -14,6 +10,7 @@ import torch
 
 from tierwise._errors import InputError
 from tierwise.artifact import Trained
+from tierwise.capture import quietly
 from tierwise.training.compiler._model import Model
 from tierwise.training.compiler._split import Part
 
@@ -88,7 +85,7 @@ def _exported(
     module: torch.nn.Module, args: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str], axes: Any
 ) -> onnx.ModelProto:
     try:
-        with _quiet(), torch.no_grad():
+        with quietly(), torch.no_grad():
             program = torch.export.export(module, args, dynamic_shapes=axes)
             made = torch.onnx.export(
                 program,
@@ -115,19 +112,3 @@ def _exported(
     if names != list(inputs):
         raise InputError(f"the exported graph must take {list(inputs)}", got=names)
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -43,6 +43,14 @@ def _chosen(scheme: Scheme, model: Model) -> Iterator[Trained]:
 
 def _check(scheme: Scheme, model: Model) -> None:
     names = {layer.name: position for position, layer in enumerate(model.layers) if layer.computes}
+    for field, count in {"biases": scheme.biases, "whole": scheme.whole}.items():
+        if isinstance(count, int) and count > len(names):
+            raise SpecError(
+                f"the model has {len(names)} layers with arithmetic; a scheme cannot train more of them",
+                got=count,
+                where=f"scheme.{field}",
+                fix='Give fewer, or "all" (on the command line: full, bias)',
+            )
     reach = min(_first(model.layers, scheme.biases), _first(model.layers, scheme.whole))
     for name, ratio in scheme.weights.items():
         where = f"scheme.weights.{name}"
@@ -66,7 +74,7 @@ def _first(layers: tuple[Layer, ...], count: int | str) -> int:
     places = [position for position, layer in enumerate(layers) if layer.computes]
     if count == 0:
         return len(layers)
-    if isinstance(count, str) or count >= len(places):
+    if isinstance(count, str):
         return 0
     return places[-count]
 
