@@ -7,6 +7,7 @@ from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
 from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
+from tierwise.training._trainer import train_for_node
 from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "read_folder",
     "read_scheme",
     "relative_error",
+    "train_for_node",
     "training_step_of",
 ]
