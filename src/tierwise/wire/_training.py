@@ -68,7 +68,7 @@ class TrainingOrder(Spec, frozen=True, kw_only=True):
     swap_every: Annotated[int, msgspec.Meta(ge=1)] | None = None
     folder: str | None = None
     steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     fresh: bool = False
 
 
