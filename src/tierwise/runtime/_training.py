@@ -33,8 +33,9 @@ __all__ = ["Training", "TrainingRecord", "read_record"]
 
 _RECORD: Final = "order.json"
 # Starts without a single new step, after which it is no accident any more.
-_MOST_TRIES: Final = 4
+_MOST_TRIES: Final = 8
 _FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 10.0
 # Batches of clients that wait for their step; each holds a thread of the node.
 _MOST_BATCHES: Final = 4
 _BEGIN_S: Final = 300.0
@@ -233,7 +234,7 @@ class Training:
         if hopeless:
             self._settle("failed", reason)
             return
-        time.sleep(_FIRST_PAUSE_S * 2 ** (self._tries - 1))
+        time.sleep(min(_FIRST_PAUSE_S * 2 ** (self._tries - 1), _LONGEST_PAUSE_S))
         with self._mutex:
             if self._state == "restarting":
                 self._start(again=True)
