@@ -366,8 +366,13 @@ def test_a_new_version_ends_the_training_of_the_old(start: Start, small: Artifac
         with pytest.raises(RemoteError, match="NOT_FOUND"):
             client.status("m")
         client.begin("m", FAST)
+        client.batch("m", X, Y)
+        label = client.swap("m").weights
         asker.unload("m")
-    assert node.trainers() == []
+        assert node.trainers() == []
+        asker.load("m")
+        assert asker.infer("m", X).parameters[WEIGHTS] == label
+        assert client.begin("m", FAST).progress.steps == 1
     assert [path.name for path in sorted((tmp_path / "kept/m").iterdir())] == ["000000002", "serving.json", "training"]
 
 

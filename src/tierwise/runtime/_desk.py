@@ -377,7 +377,7 @@ class Desk:
             self._observer.loaded(name, version, (self.clock.now_ns() - started_ns) / 1e9)
             for old in sorted({*before} - {*self._repository.versions(name)}):
                 self._observer.unloaded(name, old)
-            self.training.forget(name)
+            self.training.follow(name)
 
     def unload(self, name: str) -> None:
         """Stop serving ``name``; requests under way are answered.
@@ -388,7 +388,7 @@ class Desk:
         with self.refusals():
             for version in self._repository.unload(name):
                 self._observer.unloaded(name, version)
-            self.training.forget(name)
+            self.training.follow(name)
 
 
 def _whole(call: Call, name: str) -> int:

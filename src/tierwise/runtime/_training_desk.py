@@ -34,10 +34,10 @@ class TrainingDesk:
         if self._trainings is not None:
             self._trainings.show_busy(requests)
 
-    def forget(self, model: str) -> None:
-        """End the training of what is no longer served as ``model``."""
+    def follow(self, model: str) -> None:
+        """What is served as ``model`` has changed."""
         if self._trainings is not None:
-            self._trainings.forget(model)
+            self._trainings.follow(model)
 
     def tell(self, verb: TrainingAsk, asked: Push) -> bytes:
         """Do what is asked; the status as JSON, or the delta's file.

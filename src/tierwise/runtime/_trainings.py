@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, final
 
 from tierwise._errors import InputError, SpecError, TierwiseError
-from tierwise.artifact import TrainingStep
 from tierwise.runtime._learnt import read_learnt
 from tierwise.runtime._log import EventLog
 from tierwise.runtime._refusal import Code, RefusalError
@@ -54,12 +53,11 @@ class Trainings:
     def restore(self) -> None:
         """Serve the weights that were served when the node ended, and go on with what was learnt then."""
         for model in self._repository.models():
-            if not isinstance(model, Served) or not isinstance(model.artifact.manifest.training, TrainingStep):
+            if not isinstance(model, Served) or not model.can_learn:
                 continue
             folder = self._repository.training_folder(model.name, model.version)
             try:
-                if (folder / WEIGHTS).exists():
-                    model.take_over(read_learnt(folder / WEIGHTS, model.artifact.digest))
+                self._recall(model)
                 record = read_record(folder)
                 if record is None or not self._command:
                     continue
@@ -112,19 +110,41 @@ class Trainings:
             )
         return training
 
-    def forget(self, name: str) -> None:
-        """End the training of a version that is no longer served, and delete it where the version is gone."""
+    def follow(self, name: str) -> None:
+        """Take note that other models are served under a name.
+
+        The training of what is not served any more ends, and is deleted where its version is gone. What is served
+        again answers with the weights that it had.
+        """
         with self._changing:
-            training = self._trainings.get(name)
-            if training is None or training.served.version in self._repository.versions(name):
+            self._end(name)
+            if not self._repository.versions(name):
                 return
-            del self._trainings[name]
-            training.leave(_LEAVE_S)
-            if not training.served.artifact.directory.exists():
-                shutil.rmtree(training.folder, ignore_errors=True)
-                with contextlib.suppress(OSError):  # what else lies there stays
-                    training.folder.parent.rmdir()
-                    training.folder.parent.parent.rmdir()
+            model = self._repository.model(name)
+            if isinstance(model, Served) and model.can_learn:
+                try:
+                    self._recall(model)
+                except TierwiseError as error:
+                    self._log.error("weights are not taken over", model=name, reason=str(error))
+
+    def _recall(self, model: Served) -> None:
+        """Let a model take over the weights that it answered with before."""
+        path = self._repository.training_folder(model.name, model.version) / WEIGHTS
+        if path.exists():
+            model.take_over(read_learnt(path, model.artifact.digest))
+
+    def _end(self, name: str) -> None:
+        training = self._trainings.get(name)
+        served = self._repository.models(name) if self._repository.versions(name) else []
+        if training is None or any(model is training.served for model in served):
+            return
+        del self._trainings[name]
+        training.leave(_LEAVE_S)
+        if not training.served.artifact.directory.exists():
+            shutil.rmtree(training.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what else lies there stays
+                training.folder.parent.rmdir()
+                training.folder.parent.parent.rmdir()
 
     def close(self) -> None:
         """End all processes, behind a checkpoint; the next start goes on."""
