@@ -352,6 +352,19 @@ def test_a_folder_outside_of_the_allowed_one_is_no_folder(
         client.begin("m", TrainingOrder(folder="today"))
 
 
+@pytest.mark.emulation
+def test_training_keeps_to_its_share(start: Start, painter: Artifact, album: Path) -> None:
+    node = start("--training-folder", str(album))
+    load(node, painter)
+    with TrainingClient(node.address) as client:
+        client.begin("m", TrainingOrder(share_frac=0.2, folder="today"))
+        time.sleep(4)
+        progress = client.status("m").progress
+        client.stop("m")
+    assert progress.steps > 3
+    assert 0.02 < progress.used_frac < 0.22
+
+
 def test_a_new_version_ends_the_training_of_the_old(start: Start, small: Artifact, tmp_path: Path) -> None:
     node = start("--repository", str(tmp_path / "kept"))
     load(node, small)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, final
+from typing import IO, Final, final
 
 from tierwise._errors import InputError, SpecError, TierwiseError
 from tierwise.runtime._learnt import read_learnt
@@ -42,7 +42,7 @@ class Trainings:
         self._changing = threading.Lock()
         self._trainings: dict[str, Training] = {}
         # One byte that the processes read: how many requests are under way. Made when it is first needed.
-        self._file = tempfile.TemporaryFile() if self._command else None  # noqa: SIM115 - as long as the node
+        self._file: IO[bytes] | None = None
         self._byte: mmap.mmap | None = None
 
     def show_busy(self, requests: int) -> None:
@@ -173,8 +173,8 @@ class Trainings:
         return found
 
     def _made(self, model: Served, folder: Path, record: TrainingRecord) -> Training:
-        assert self._file is not None
-        if self._byte is None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the node
             self._file.truncate(1)
             self._byte = mmap.mmap(self._file.fileno(), 1)
         charge = TrainerCharge(

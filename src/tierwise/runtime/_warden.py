@@ -116,7 +116,11 @@ class Warden:
                     fix=f"Send a token of scope {needed}",
                 ),
             )
-        ways = f"Use a token of scope {needed}" if self._tokens else "Ask on the node's own machine or its unix socket"
+        ways = (
+            f"Use a token of scope {needed}"
+            if self._tokens
+            else "Ask on the node's own machine or over its unix socket"
+        )
         must = "models may be loaded and unloaded only by who may administer this node"
         if needed == "train":
             must = "models may be trained only by who may train on this node, or administer it"
