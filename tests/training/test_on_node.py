@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from tierwise._errors import RemoteError
-from tierwise.artifact import Artifact, ImageInput, Optimiser, read_files
+from tierwise.artifact import Artifact, ImageInput, Preprocessor, read_files, to_payload, write_artifact
 from tierwise.cli import main
-from tierwise.training import Feed, Scheme, TrainingSession
+from tierwise.training import Feed, TrainingSession, read_folder
 from tierwise.training._tensor_file import read_tensors
-from tierwise.training.compiler import compile_training
 from tierwise.wire import InferenceClient, TrainingClient, TrainingOrder, TrainingStatus, new_token
 
 _RNG = np.random.default_rng(5)
@@ -97,12 +97,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def painter(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A model of PNG pictures."""
+def painter(small: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """`small`, of PNG pictures."""
     encoding = ImageInput(encoding="png", height=13, width=13, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
-    lesson = dataclasses.replace(kit.lesson("resnet"), encoding=encoding)
-    folder = tmp_path_factory.mktemp("painter") / "artifact"
-    return compile_training(kit.seeded("resnet"), lesson, Scheme(whole=2, biases=6), Optimiser(kind="adam"), folder)
+    manifest = msgspec.structs.replace(small.manifest, input=encoding)
+    files = {entry.name: small.path(entry.name).read_bytes() for entry in small.manifest.files}
+    return write_artifact(tmp_path_factory.mktemp("painter") / "artifact", manifest, files)
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,16 @@ def until(client: TrainingClient, true: Callable[[TrainingStatus], bool], wait_s
     raise AssertionError(status)
 
 
-def post(url: str, body: bytes = b"", token: str | None = None, **headers: str) -> Any:
+def post(url: str, body: bytes = b"", token: str | None = None) -> Any:
+    """The answer, or the status of a refusal."""
     said = {"authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, body, {**headers, **said}, method="POST")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
+    request = urllib.request.Request(url, body, said, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
 
 
 def test_batches_of_a_client_teach_what_a_session_learns(start: Start, small: Artifact) -> None:
@@ -171,12 +176,22 @@ def test_batches_of_a_client_teach_what_a_session_learns(start: Start, small: Ar
     assert "torch" not in maps
 
 
-def test_wrong_batches_are_refused_and_change_nothing(start: Start, small: Artifact) -> None:
+def test_wrong_batches_are_refused_and_change_nothing(start: Start, small: Artifact, tmp_path: Path) -> None:
     node = start()
+    manifest = msgspec.structs.replace(small.manifest, training=msgspec.UNSET)
+    files = {segment.file: small.path(segment.file).read_bytes() for segment in small.manifest.segments}
+    load(node, write_artifact(tmp_path / "fixed", manifest, files))
+    with (
+        TrainingClient(node.address) as client,
+        pytest.raises(RemoteError, match=r"FAILED_PRECONDITION.*training step"),
+    ):
+        client.begin("m")
     load(node, small)
     with TrainingClient(node.address) as client:
         with pytest.raises(RemoteError, match="NOT_FOUND"):
             client.batch("m", X, Y)
+        with pytest.raises(RemoteError, match="allowed a folder"):
+            client.begin("m", TrainingOrder(folder="today"))
         client.begin("m", TrainingOrder(share_frac=1.0, steps=1))
         cases = [
             (X, Y, 5, "of the next step"),
@@ -258,19 +273,16 @@ def test_a_delta_of_one_node_makes_another_answer_the_same(start: Start, small: 
 
 
 def folder_order(**more: Any) -> TrainingOrder:
-    return TrainingOrder(share_frac=1.0, folder="today", steps=300, checkpoint_every=7, seed=4, **more)
+    return TrainingOrder(share_frac=1.0, folder="today", steps=200, checkpoint_every=7, seed=4, **more)
 
 
 @pytest.fixture(scope="module")
 def course(painter: Artifact, album: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """What 300 uninterrupted steps over the album make, in this process."""
-    from tierwise.artifact import Preprocessor, to_payload
-    from tierwise.training import read_folder
-
+    """What 200 uninterrupted steps over the album make, in this process."""
     session, encoding = TrainingSession(painter), painter.manifest.input
     items, labels = read_folder(album / "today", painter.manifest.labels, encoding)
     prepare, feed = Preprocessor(encoding, painter.directory), Feed(len(items), 2, 4)
-    for step in range(300):
+    for step in range(200):
         chosen = feed.indices(step)
         session.step(prepare(to_payload(encoding, [items[i] for i in chosen])), labels[chosen])
     return session.trained()
@@ -295,7 +307,7 @@ def test_kills_of_the_trainer_change_nothing_and_fail_no_request(
         client.begin("m", folder_order(swap_every=20))
         while (status := client.status("m")).state != "done":
             assert status.state != "failed", status
-            if kills < 4 and status.state == "running" and target <= status.progress.steps < 290:
+            if kills < 4 and status.state == "running" and target <= status.progress.steps < 190:
                 time.sleep(rng.uniform(0, 0.1))
                 target = status.progress.steps + rng.randrange(1, 60)
                 for number in node.trainers():
@@ -306,7 +318,7 @@ def test_kills_of_the_trainer_change_nothing_and_fail_no_request(
             time.sleep(0.02)
         assert kills >= 2
         assert 1 <= status.restarts <= kills
-        assert status.weights.endswith("/300")
+        assert status.weights.endswith("/200")
         same_weights(client, course, tmp_path)
 
 
@@ -318,7 +330,7 @@ def test_kills_of_the_whole_node_change_nothing(
     load(node, painter)
     with TrainingClient(node.address) as client:
         client.begin("m", folder_order(swap_every=50))
-    for _ in range(4):
+    for _ in range(3):
         with TrainingClient(node.address) as client:
             status = until(client, lambda now: now.state != "restarting" and now.progress.steps > 0)
             steps.append(status.progress.steps)
@@ -331,7 +343,7 @@ def test_kills_of_the_whole_node_change_nothing(
     with TrainingClient(node.address) as client:
         until(client, lambda now: now.state == "done")
         same_weights(client, course, tmp_path)
-        assert client.status("m").weights.endswith("/300")
+        assert client.status("m").weights.endswith("/200")
     assert steps == sorted(steps)
 
 
@@ -341,15 +353,12 @@ def test_a_folder_outside_of_the_allowed_one_is_no_folder(
     inside, outside = tmp_path / "inside", album / "today"
     inside.mkdir()
     (inside / "link").symlink_to(outside)
-    node, without = start("--training-folder", str(inside)), start()
-    for one in (node, without):
-        load(one, painter)
+    node = start("--training-folder", str(inside))
+    load(node, painter)
     with TrainingClient(node.address) as client:
         for name in ("link", str(outside), "../" + album.name + "/today", "none", "a\0b"):
             with pytest.raises(RemoteError, match=r"INVALID_ARGUMENT.*below the node's training folder"):
                 client.begin("m", TrainingOrder(folder=name))
-    with TrainingClient(without.address) as client, pytest.raises(RemoteError, match="allowed a folder"):
-        client.begin("m", TrainingOrder(folder="today"))
 
 
 @pytest.mark.emulation
@@ -400,12 +409,8 @@ def test_rest_trains_and_asks_who_wants_to(start: Start, small: Artifact, tmp_pa
     pushed = {"parameters": {name: base64.b64encode(content).decode() for name, content in files.items()}}
     post(f"{node.rest}/v2/repository/models/m/load", json.dumps(pushed).encode(), admin)
     for token, status in ((None, 401), (asker, 403)):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            post(f"{base}/begin", b"{}", token)
-        assert refused.value.code == status
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        post(f"{node.rest}/v2/repository/models/m/unload", b"", trainer)
-    assert refused.value.code == 403
+        assert post(f"{base}/begin", b"{}", token) == status
+    assert post(f"{node.rest}/v2/repository/models/m/unload", b"", trainer) == 403
     assert post(f"{base}/begin", b'{"share_frac": 1.0}', trainer)["state"] == "running"
     batch = {
         "inputs": [
@@ -422,9 +427,7 @@ def test_rest_trains_and_asks_who_wants_to(start: Start, small: Artifact, tmp_pa
         delta = answer.read()
     assert post(f"{base}/delta", delta, trainer)["progress"]["steps"] == 0
     assert post(f"{base}/stop", b"", trainer)["state"] == "stopped"
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        post(f"{base}/begin", b'{"share_frac": 2}', trainer)
-    assert refused.value.code == 400
+    assert post(f"{base}/begin", b'{"share_frac": 2}', trainer) == 400
 
 
 def test_the_command_line_trains_on_a_node(
@@ -444,19 +447,3 @@ def test_the_command_line_trains_on_a_node(
     tierwise("delta", "-o", str(tmp_path / "d"))
     assert "/0" in tierwise("delta", "--apply", str(tmp_path / "d"))
     assert "stopped" in tierwise("stop")
-
-
-def test_a_model_without_a_step_cannot_be_trained(start: Start, small: Artifact, tmp_path: Path) -> None:
-    import msgspec
-
-    from tierwise.artifact import write_artifact
-
-    manifest = msgspec.structs.replace(small.manifest, training=msgspec.UNSET)
-    files = {segment.file: small.path(segment.file).read_bytes() for segment in small.manifest.segments}
-    node = start()
-    load(node, write_artifact(tmp_path / "fixed", manifest, files))
-    with (
-        TrainingClient(node.address) as client,
-        pytest.raises(RemoteError, match=r"FAILED_PRECONDITION.*training step"),
-    ):
-        client.begin("m")
