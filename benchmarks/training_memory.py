@@ -1,6 +1,7 @@
 """Memory of one training step: eager PyTorch beside the compiled step, predicted beside measured.
 
-    python benchmarks/training_memory.py [--only NAME ...] [--batch N] [--schemes sparse full] [--save]
+    python benchmarks/training_memory.py [--only NAME ...] [--batch N] [--schemes sparse full]
+                                        [--eager ordinary full sparse] [--save]
 
 Every figure is of a fresh process with one thread. Between two steps it holds weights, batch and the optimiser's
 tensors, and no gradients; counted is what a step takes on top, at its peak. Three ways of counting:
@@ -244,11 +245,12 @@ def answer(role: str, *args: str) -> Mapping[str, Any]:
             return compile_one(args[0], int(args[1]), args[2], args[3])
 
 
-def measure(name: str, items: int, schemes: list[str], counter: str) -> dict[str, Any]:
+def measure(name: str, items: int, schemes: list[str], beside: list[str], counter: str) -> dict[str, Any]:
     row: dict[str, Any] = {"model": name, "size": MODELS[name][1], "batch": items}
-    for kind in ("ordinary", "full", "sparse"):
+    for kind in beside:
         row[f"eager {kind}"] = fresh(counter, "eager", name, str(items), kind)
-    row["eager ordinary"].update(fresh("", "eager-process", name, str(items), "ordinary"))
+    if "ordinary" in beside:
+        row["eager ordinary"].update(fresh("", "eager-process", name, str(items), "ordinary"))
     with tempfile.TemporaryDirectory(prefix="tierwise-memory-") as folder:
         for kind in schemes:
             artifact = str(Path(folder) / kind)
@@ -264,20 +266,19 @@ def measure(name: str, items: int, schemes: list[str], counter: str) -> dict[str
 
 def pairs(row: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """What is divided by what."""
-    full, ordinary, kind = row["eager full"]["counted_bytes"], row["eager ordinary"], "compiled sparse"
     found = {}
-    if kind in row:
-        one = row[kind]
-        found["eager full over compiled sparse"] = full, one["counted_bytes"]
-        found["the same, state twice"] = full, one["counted_bytes"] + one["state_bytes"]
-        found["eager sparse over compiled sparse"] = row["eager sparse"]["counted_bytes"], one["counted_bytes"]
-        found["ordinary over compiled sparse"] = ordinary["counted_bytes"], one["counted_bytes"]
-        found["processes, ordinary over compiled sparse"] = ordinary["process_bytes"], one["process_bytes"]
-        found["predicted over measured, sparse"] = one["predicted_bytes"], one["counted_bytes"]
-    if "compiled full" in row:
-        one = row["compiled full"]
-        found["eager full over compiled full"] = full, one["counted_bytes"]
-        found["predicted over measured, full"] = one["predicted_bytes"], one["counted_bytes"]
+    for kind in ("sparse", "full"):
+        one = row.get(f"compiled {kind}")
+        if one is None:
+            continue
+        for beside in ("ordinary", "full", "sparse"):
+            if f"eager {beside}" in row:
+                eager_bytes = row[f"eager {beside}"]["counted_bytes"]
+                found[f"eager {beside} over compiled {kind}"] = eager_bytes, one["counted_bytes"]
+        if "eager ordinary" in row:
+            processes = row["eager ordinary"]["process_bytes"], one["process_bytes"]
+            found[f"process of eager ordinary over compiled {kind}"] = processes
+        found[f"predicted over measured, {kind}"] = one["predicted_bytes"], one["counted_bytes"]
     return found
 
 
@@ -295,6 +296,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--batch", type=int, help="only this one of a model's batches")
     parser.add_argument("--schemes", nargs="+", choices=["sparse", "full"], default=["sparse", "full"])
+    kinds = ["ordinary", "full", "sparse"]
+    parser.add_argument("--eager", nargs="+", choices=kinds, default=kinds, help="what stands beside")
     parser.add_argument("--save", action="store_true")
     chosen = parser.parse_args()
     import msgspec
@@ -307,7 +310,7 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", counter, str(COUNTER)], check=True)
         for name in chosen.only:
             for items in (one for one in MODELS[name][2] if chosen.batch in (None, one)):
-                row = measure(name, items, chosen.schemes, counter)
+                row = measure(name, items, chosen.schemes, chosen.eager, counter)
                 show(row)
                 if chosen.save:
                     before = json.loads(path.read_text())["rows"] if path.exists() else []

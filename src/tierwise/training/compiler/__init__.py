@@ -7,11 +7,12 @@ from tierwise.training.compiler._liveness import peak_bytes
 from tierwise.training.compiler._masks import save_masks
 from tierwise.training.compiler._model import Layer, Model, read_model
 from tierwise.training.compiler._optimised import Planned, plan_graph
+from tierwise.training.compiler._order import order_for_memory
 from tierwise.training.compiler._passes import simplify
-from tierwise.training.compiler._planned import Held, Moment, Timeline, order_for_memory, timeline_of
 from tierwise.training.compiler._reference import Course, run_eager, run_graph
 from tierwise.training.compiler._resolve import resolve
 from tierwise.training.compiler._split import Part, divide
+from tierwise.training.compiler._timeline import Held, Moment, Timeline, timeline_of
 
 __all__ = [
     "Course",

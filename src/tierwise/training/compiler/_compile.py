@@ -40,11 +40,9 @@ from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
 from tierwise.training._verify import replay
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
-from tierwise.training.compiler._masks import save_masks
 from tierwise.training.compiler._model import Model, read_model
-from tierwise.training.compiler._onnx import part_to_onnx, predictor_to_onnx
-from tierwise.training.compiler._optimised import Planned, plan_graph
-from tierwise.training.compiler._parts import prefix_in_parts
+from tierwise.training.compiler._onnx import predictor_to_onnx
+from tierwise.training.compiler._parts import Parts, plan_parts
 from tierwise.training.compiler._passes import macs, simplify
 from tierwise.training.compiler._reference import Batch, mute, run_eager
 from tierwise.training.compiler._resolve import resolve
@@ -166,18 +164,14 @@ def compile_training(
         joint = capture_step(model, trained, optimiser, *batches[0])
         simplify(joint.graph)
         prefix, step = divide(joint)
-        save_masks(step.graph)
     with progress.step("exporting", None):
-        ordered = plan_graph(part_to_onnx(step))
-        files: dict[str, bytes | Path] = {_STEP: ordered.content, **lesson.files}
-        lengths, front = (len(batches[0][1]), len(batches[0][1])), None
-        if prefix is not None:
-            again = partial(_prefix_again, model, trained, optimiser, batches[0])
-            prefix, items = prefix_in_parts(prefix, lengths[0], ordered.timeline.peak_bytes, again)
-            front, lengths = plan_graph(part_to_onnx(prefix)), (lengths[0], items)
-            files[_PREFIX] = front.content
-        spec = _spec(joint, prefix, step, trained, optimiser, scheme, (ordered, front), lengths, notes)
+        again = partial(_prefix_again, model, trained, optimiser, batches[0])
+        parts = plan_parts(step, prefix, len(batches[0][1]), again)
+        spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
         _fits(spec.plan, most_bytes)
+        files: dict[str, bytes | Path] = {_STEP: parts.step_plan.content, **lesson.files}
+        if parts.prefix_plan is not None:
+            files[_PREFIX] = parts.prefix_plan.content
         start = start_values(model, trained)
         predictor = predictor_to_onnx(model, trained, start, [_two(x) for x in batches[0][0]])
         files[_MODEL] = predictor.SerializeToString()
@@ -266,16 +260,14 @@ def _vectors(
 
 def _spec(
     joint: Joint,
-    prefix: Part | None,
-    step: Part,
+    parts: Parts,
     trained: tuple[Trained, ...],
     optimiser: Optimiser,
     scheme: Scheme,
-    plans: tuple[Planned, Planned | None],
-    lengths: tuple[int, int],
+    batch: int,
     notes: tuple[str, ...],
 ) -> TrainingStep:
-    ordered, front = plans
+    prefix, front = parts.prefix, parts.prefix_plan
     known = [name for name, kind in zip(joint.names, joint.kinds, strict=True) if kind == "input"]
     state_bytes = sum(4 * int(np.prod(one.shape)) * (1 + optimiser.slots) for one in trained)
     return TrainingStep(
@@ -283,23 +275,23 @@ def _spec(
         prefix=None if prefix is None else _PREFIX,
         state=_STATE,
         vectors=_VECTORS,
-        batch=lengths[0],
-        prefix_items=lengths[1],
+        batch=batch,
+        prefix_items=parts.items,
         classes=joint.classes,
         inputs=() if prefix is None else prefix.inputs,
         border=() if prefix is None else prefix.outputs,
-        others=tuple(name for name in step.inputs if name in known),
+        others=tuple(name for name in parts.step.inputs if name in known),
         scheme=msgspec.to_builtins(scheme),
         trained=trained,
         optimiser=optimiser,
         plan=TrainingPlan(
-            predicted_peak_bytes=ordered.timeline.peak_bytes,
-            predicted_traced_peak_bytes=ordered.exported_peak_bytes,
+            predicted_peak_bytes=parts.step_plan.timeline.peak_bytes,
+            predicted_traced_peak_bytes=parts.step_plan.exported_peak_bytes,
             predicted_prefix_peak_bytes=0 if front is None else front.timeline.peak_bytes,
-            border_bytes=_border_bytes(step, prefix),
+            border_bytes=parts.border_bytes,
             state_bytes=state_bytes,
-            prefix_macs=0 if prefix is None else macs(prefix.graph) * lengths[0] // lengths[1],
-            step_macs=macs(step.graph),
+            prefix_macs=0 if prefix is None else macs(prefix.graph) * batch // parts.items,
+            step_macs=macs(parts.step.graph),
             measured_step_s=1.0,
             measured_on=platform.processor() or platform.machine(),
         ),
@@ -315,14 +307,6 @@ def _prefix_again(
     joint = capture_step(model, trained, optimiser, tuple(x[:items] for x in inputs), labels[:items])
     simplify(joint.graph)
     return divide(joint)[0]
-
-
-def _border_bytes(step: Part, prefix: Part | None) -> int:
-    if prefix is None:
-        return 0
-    holders = [node for node in step.graph.graph.nodes if node.op == "placeholder"]
-    values = [n.meta["val"] for n, name in zip(holders, step.inputs, strict=True) if name in prefix.outputs]
-    return sum(int(value.numel()) * int(value.element_size()) for value in values)
 
 
 def _measured(

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tierwise.training.compiler._planned import Held, Moment, Timeline
+from tierwise.training.compiler._timeline import Held, Moment, Timeline
 
 __all__ = ["eager_timeline"]
 
@@ -34,9 +34,9 @@ def eager_timeline(step: Callable[[], object]) -> Timeline:
 
 
 @final
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.moments: list[Moment] = []
         self.made: dict[int, tuple[str, int, int]] = {}
         self.ended: dict[int, int] = {}

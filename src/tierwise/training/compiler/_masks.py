@@ -92,8 +92,8 @@ def _bounds(node: fx.Node) -> tuple[Any, Any] | None:
     if node.target is _ATEN.relu.default:
         return 0, None
     if node.target is _ATEN.hardtanh.default:
-        low, high = [*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :]]
-        return low, high
+        bounds = (*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :])
+        return bounds[0], bounds[1]
     if node.target is _ATEN.clamp.default and len(node.args) == 3:
         return node.args[1], node.args[2]
     return None

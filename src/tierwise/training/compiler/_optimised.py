@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 
 from tierwise._errors import InputError
-from tierwise.training.compiler._planned import Timeline, order_for_memory, timeline_of
+from tierwise.training.compiler._order import order_for_memory
+from tierwise.training.compiler._timeline import Timeline, timeline_of
 
 __all__ = ["Planned", "plan_graph"]
 

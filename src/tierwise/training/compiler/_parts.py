@@ -1,18 +1,72 @@
-"""A frozen prefix computes every item by itself, so a batch can go through it in parts that need less memory."""
+"""Prefix and step as files, planned for memory: a batch goes through the prefix in parts where that needs less."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
 
 import torch
 
 from tierwise.training.compiler._liveness import peak_bytes
+from tierwise.training.compiler._masks import save_masks
+from tierwise.training.compiler._onnx import part_to_onnx
+from tierwise.training.compiler._optimised import Planned, plan_graph
 from tierwise.training.compiler._split import Part
 
-__all__ = ["prefix_in_parts"]
+__all__ = ["Parts", "plan_parts"]
 
 
-def prefix_in_parts(prefix: Part, batch: int, most_bytes: int, again: Callable[[int], Part | None]) -> tuple[Part, int]:
+@final
+@dataclass(frozen=True)
+class Parts:
+    """What a step consists of.
+
+    Attributes:
+        step: What training changes.
+        step_plan: Its file.
+        prefix: What never changes, for ``items`` at once; None where there is no such part.
+        prefix_plan: Its file.
+        items: Items that the prefix takes at once.
+        border_bytes: What the prefix gives to the step, for a whole batch.
+    """
+
+    step: Part
+    step_plan: Planned
+    prefix: Part | None
+    prefix_plan: Planned | None
+    items: int
+    border_bytes: int
+
+
+def plan_parts(step: Part, prefix: Part | None, batch: int, again: Callable[[int], Part | None]) -> Parts:
+    """Export prefix and step; the step with masks for activations.
+
+    Args:
+        step: For a whole batch.
+        prefix: For a whole batch.
+        batch: Items of a step.
+        again: Captures the prefix for so many items.
+
+    Raises:
+        InputError: A graph cannot be exported.
+    """
+    save_masks(step.graph)
+    step_plan = plan_graph(part_to_onnx(step))
+    if prefix is None:
+        return Parts(step, step_plan, None, None, batch, 0)
+    # A prefix computes every item by itself: with norms that keep their statistics nothing mixes the items of a batch.
+    part, items = _in_parts(prefix, batch, step_plan.timeline.peak_bytes, again)
+    return Parts(step, step_plan, part, plan_graph(part_to_onnx(part)), items, _border_bytes(step, prefix))
+
+
+def _border_bytes(step: Part, prefix: Part) -> int:
+    holders = [node for node in step.graph.graph.nodes if node.op == "placeholder"]
+    values = [n.meta["val"] for n, name in zip(holders, step.inputs, strict=True) if name in prefix.outputs]
+    return sum(int(value.numel()) * int(value.element_size()) for value in values)
+
+
+def _in_parts(prefix: Part, batch: int, most_bytes: int, again: Callable[[int], Part | None]) -> tuple[Part, int]:
     """The prefix for fewer items at once, and how many: the most that need no more than the step behind it does.
 
     Args:
