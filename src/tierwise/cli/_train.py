@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tierwise.cli._train_compare import compare_command, report_command
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -33,6 +35,10 @@ def command() -> None:
 
     `compile` needs torch and is done once, anywhere; `run` needs neither torch nor the model's source.
     """
+
+
+command.add_command(compare_command)
+command.add_command(report_command)
 
 
 @command.command("compile")

@@ -7,6 +7,7 @@ from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
 from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
+from tierwise.training._trial import Span, Trace, Trial
 from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
 __all__ = [
@@ -14,7 +15,10 @@ __all__ = [
     "Feed",
     "Replay",
     "Scheme",
+    "Span",
+    "Trace",
     "TrainingSession",
+    "Trial",
     "plan_of",
     "read_folder",
     "read_scheme",

@@ -86,11 +86,7 @@ class TrainingSession:
     def __init__(self, artifact: Artifact, threads: int = 1, *, lean: bool = False) -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
-        start, _ = read_tensors(artifact.path(self.spec.state))
-        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
-        slots = range(self.spec.optimiser.slots)
-        state.update({one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots})
-        self._engine = Engine(artifact.directory, self.spec, state, threads, lean=lean)
+        self._engine = Engine(artifact.directory, self.spec, self._at_first(), threads, lean=lean)
         vectors, _ = read_tensors(artifact.path(self.spec.vectors))
         self.verified: Replay = replay(self._engine, self.spec, vectors)
         if not self.verified.equal:
@@ -100,9 +96,20 @@ class TrainingSession:
                 where=artifact.directory,
                 fix="Compile it again on this kind of machine; nothing was trained",
             )
-        self._engine.load(state)
-        self.steps = 0
+        self.restart()
         self._predictor: Any = None
+
+    def restart(self) -> None:
+        """Forget all that was learnt: tensors as they were compiled, no steps taken."""
+        self._engine.load(self._at_first())
+        self.steps = 0
+
+    def _at_first(self) -> dict[str, npt.NDArray[Any]]:
+        # Read again each time: a node has no memory to keep what it rarely needs.
+        start, _ = read_tensors(self._artifact.path(self.spec.state))
+        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
+        slots = range(self.spec.optimiser.slots)
+        return {**state, **{one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots}}
 
     def step(
         self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], rate: float | None = None
