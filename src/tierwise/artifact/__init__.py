@@ -43,9 +43,10 @@ from tierwise.artifact._signature import (
     trusted_keys,
     verify,
 )
-from tierwise.artifact._training_step import Optimiser, Trained, TrainingPlan, TrainingStep
+from tierwise.artifact._training_step import Adapter, Optimiser, Trained, TrainingPlan, TrainingStep
 
 __all__ = [
+    "Adapter",
     "FORMAT",
     "MANIFEST",
     "PAYLOAD_INPUT",

@@ -38,6 +38,7 @@ from tierwise.training._engine import Engine
 from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
 from tierwise.training._verify import replay
+from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._liveness import peak_bytes
 from tierwise.training.compiler._model import Model, read_model
@@ -68,9 +69,10 @@ class Lesson:
     Attributes:
         name: Of the artifact.
         encoding: What a client sends.
-        labels: Class names.
+        labels: Class names, or none.
         files: Files that preprocessing needs.
-        batches: At least one batch of model inputs by name with its labels, for capture and verify vectors.
+        batches: At least one batch of model inputs by name with its labels, [n] or [n, length], for capture and verify
+            vectors.
         task: Name of the task.
         fingerprint: Of the task.
     """
@@ -137,7 +139,7 @@ def compile_training(
     them) and dropout is off.
 
     Args:
-        module: The model; answers logits [n, classes].
+        module: The model; answers logits [n, classes], or [n, length, vocabulary] for a next token at each place.
         lesson: Data, and for whom.
         scheme: What is trained.
         optimiser: How.
@@ -159,6 +161,7 @@ def compile_training(
     ]
     with progress.step("capturing the training step", None):
         model = read_model(module, {n: _two(torch.from_numpy(np.array(a))) for n, a in lesson.batches[0][0].items()})
+        model = adapt(model, scheme.lora)
         trained, notes = _audible(model, resolve(scheme, model), batches[0])
         joint = capture_step(model, trained, optimiser, *batches[0])
         simplify(joint.graph)
@@ -166,6 +169,7 @@ def compile_training(
         traced_bytes = peak_bytes(step.graph)
         update_at_once(step.graph)
         spec = _spec(joint, prefix, step, trained, optimiser, scheme, (traced_bytes, len(batches[0][1])), notes)
+        spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
         _fits(spec.plan, most_bytes)
     with progress.step("exporting", None):
         files: dict[str, bytes | Path] = {_STEP: part_to_onnx(step), **lesson.files}
