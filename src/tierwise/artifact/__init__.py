@@ -46,12 +46,12 @@ from tierwise.artifact._signature import (
 from tierwise.artifact._training_step import Adapter, Optimiser, Trained, TrainingPlan, TrainingStep
 
 __all__ = [
-    "Adapter",
     "FORMAT",
     "MANIFEST",
     "PAYLOAD_INPUT",
     "SIGNATURE",
     "Accuracy",
+    "Adapter",
     "Artifact",
     "Boundary",
     "Coverage",

@@ -9,6 +9,7 @@ from tierwise.training._folder import read_folder
 from tierwise.training._labels import IGNORED
 from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
+from tierwise.training._tensor_file import read_tensors
 from tierwise.training._text import next_tokens, read_bytes
 from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_bytes",
     "read_folder",
     "read_scheme",
+    "read_tensors",
     "relative_error",
     "training_step_of",
 ]

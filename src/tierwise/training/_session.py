@@ -127,7 +127,7 @@ class TrainingSession:
         return loss
 
     def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Logits [n, classes], or [n, length, vocabulary], for any number of items, from the very tensors that `step` changes."""
+        """Logits [n, classes], or [n, length, vocabulary], for any n, from the very tensors that `step` changes."""
         segment = self._artifact.manifest.segments[0]
         if self._predictor is None:
             self._predictor = open_session(self._artifact.path(segment.file), self._threads)

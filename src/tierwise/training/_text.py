@@ -13,9 +13,7 @@ from tierwise.training._labels import IGNORED
 __all__ = ["next_tokens", "read_bytes"]
 
 
-def next_tokens(
-    tokens: npt.NDArray[np.int64], length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def next_tokens(tokens: npt.NDArray[np.int64], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Rows [n, length] that cover ``tokens`` once, and labels of the same shape: at each place the token behind it.
 
     The end of the last row is filled with token 0 and labels that do not count.

@@ -1,5 +1,6 @@
 """Compiles a training step ahead of time, from a torch model to an artifact. Needs torch; nodes never import it."""
 
+from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._compile import Lesson, compile_task, compile_training
 from tierwise.training.compiler._joint import Joint, capture_step
 from tierwise.training.compiler._liveness import peak_bytes
@@ -16,6 +17,7 @@ __all__ = [
     "Lesson",
     "Model",
     "Part",
+    "adapt",
     "capture_step",
     "compile_task",
     "compile_training",

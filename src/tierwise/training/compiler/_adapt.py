@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
@@ -33,7 +32,7 @@ def adapt(model: Model, lora: Mapping[str, LoRA]) -> Model:
     """
     if not lora:
         return model
-    graph = fx.GraphModule(model.graph, copy.deepcopy(model.graph.graph))
+    graph = _copied(model.graph)
     linears = dict(_linears(graph))
     for pattern in lora:
         if not any(fnmatchcase(name, pattern) for name in linears):
@@ -51,6 +50,14 @@ def adapt(model: Model, lora: Mapping[str, LoRA]) -> Model:
     graph.graph.lint()
     graph.recompile()
     return Model(graph, model.inputs, tuple(made))
+
+
+def _copied(graph: fx.GraphModule) -> fx.GraphModule:
+    """The nodes anew, tensors shared."""
+    nodes = fx.Graph()
+    nodes.output(nodes.graph_copy(graph.graph, {}))
+    nodes.set_codegen(graph.graph._codegen)  # how inputs are packed
+    return fx.GraphModule(graph, nodes)
 
 
 def _linears(graph: fx.GraphModule) -> Iterator[tuple[str, fx.Node]]:

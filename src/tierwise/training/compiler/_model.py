@@ -124,7 +124,7 @@ def read_model(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> 
 
 
 def _tie(graph: fx.GraphModule) -> None:
-    """Give a tensor that stands under several names its first one alone, or training would let the copies drift apart."""
+    """A tensor that stands under several names keeps the first alone, or training would let copies drift apart."""
     first: dict[int, str] = {}
     for node in graph.graph.nodes:
         if node.op == "get_attr":
