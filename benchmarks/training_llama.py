@@ -1,6 +1,6 @@
 """Tokens a second of low-rank and sparse fine-tuning of a LLaMA-style decoder: compiled, on ONNX Runtime, and PyTorch.
 
-    python benchmarks/training_llama.py [--rounds 15] [--steps 300] [--seeds 3] [--save]
+    python benchmarks/training_llama.py [--rounds 15] [--steps 300] [--seeds 3] [--artifacts FOLDER] [--save]
 
 Reads from $TIERWISE_DATA: weights_aidreams260k (a trained decoder of 260 thousand weights) and tinyshakespeare, whose
 language it does not know. One thread, denormals flushed in all. Quality: every way takes the same number of steps on
@@ -32,7 +32,7 @@ from llama_files import Tokens, read_checkpoint
 from torch import nn
 
 from tierwise._seeds import stream
-from tierwise.artifact import Optimiser, TensorInput, TensorSpec
+from tierwise.artifact import Optimiser, TensorInput, TensorSpec, open_artifact
 from tierwise.measure import Samples, block, bootstrap, read_environment
 from tierwise.tasks import Llama, build_decoder
 from tierwise.training import Feed, LoRA, Scheme, TrainingSession, next_tokens
@@ -121,8 +121,9 @@ class Compiled:
             batches.append(({"tokens": rows[:, :-1].copy()}, rows[:, 1:].copy()))
         tensors = (TensorSpec(name="tokens", dtype="INT64", shape=(-1, spec.length)),)
         lesson = Lesson("llama", TensorInput(tensors=tensors), (), {}, batches, "llama")
-        artifact = compile_training(model, lesson, scheme, Optimiser(kind="adam", rate=RATE), folder / "artifact")
-        self.session = TrainingSession(artifact)
+        if not folder.exists():
+            compile_training(model, lesson, scheme, Optimiser(kind="adam", rate=RATE), folder)
+        self.session = TrainingSession(open_artifact(folder))
 
     def step(self, rows: np.ndarray, labels: np.ndarray) -> float:
         """One step; the loss before it."""
@@ -156,8 +157,8 @@ def ways(model: nn.Module, spec: Llama, batch: int, folder: Path) -> dict[str, C
         "eager LoRA, fused attention": lambda: Eager(model, "lora", fuse=True),
     }
     for i, (name, scheme) in enumerate(schemes(spec).items()):
-        compiled = Compiled(model, spec, scheme, batch, folder / f"{spec.hidden}-{batch}-{i}")
-        start = folder / f"{spec.hidden}-{batch}-{i}.state"
+        place = folder / f"{spec.hidden}-{batch}-{i}"
+        compiled, start = Compiled(model, spec, scheme, batch, place), place.with_suffix(".state")
         compiled.session.save(start)
 
         def fresh(compiled: Compiled = compiled, start: Path = start) -> Compiled:
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--artifacts", type=Path, help="Compiled here, once; default: anew, in a temporary folder.")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -265,7 +267,7 @@ def main() -> None:
             ("larger, batch 1", LARGER, larger, 1),
         ):
             print(title, flush=True)
-            made = ways(net, one, batch, Path(name))
+            made = ways(net, one, batch, arguments.artifacts or Path(name))
             if title == f"trained, batch {BATCH}" and arguments.seeds:
                 content["quality"] = quality(made, tokens, one.length, arguments.steps, arguments.seeds)
             content["speed"][title] = speed(made, one, batch, arguments.rounds, tokens)

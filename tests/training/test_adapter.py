@@ -48,7 +48,7 @@ def test_the_model_begins_unchanged_and_merges_into_plain_weights(kit: Any, adap
         session.step(inputs, labels, rate=0.02)
     learnt = session.predict(inputs)
     assert np.abs(learnt - before).max() > 0.01
-    plain = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    plain = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     merged = session.merged(plain)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in merged.items()})
     with torch.no_grad():
