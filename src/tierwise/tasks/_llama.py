@@ -92,7 +92,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """As `Attention.forward`."""
         x = x + self.attention(self.attention_norm(x), cosine, sine, mask)
-        return x + self.feed(self.feed_norm(x))
+        mixed: torch.Tensor = x + self.feed(self.feed_norm(x))
+        return mixed
 
 
 @final

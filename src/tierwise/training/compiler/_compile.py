@@ -319,7 +319,7 @@ def _measured(
                 "the compiled step must do what eager PyTorch does (1e-5 relative)",
                 got=f"losses off by {found.loss_error:.1e}, weights by {found.weight_error:.1e}",
                 where="ONNX Runtime",
-                fix="Freeze more layers to find the one that differs; nothing was written",
+                fix="Take a smaller rate, or freeze more layers to find the one that differs; nothing was written",
             )
         engine.load(state)
         batch = {name.removeprefix("input."): vectors[name][0] for name in vectors if name.startswith("input.")}
