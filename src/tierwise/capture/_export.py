@@ -153,18 +153,24 @@ def origin(error: BaseException, graph: torch.fx.Graph) -> tuple[str | None, str
     operator = found[1]
     line = _node_line(graph.nodes, operator)
     if line is None:
-        # A gradient has the operator's name in it; what an operator is made of has at least the end of its name.
-        word = operator.rpartition(".")[2].removesuffix("_backward").rpartition("_")[2]
-        made_of = [node for node in graph.nodes if _ends(node, word)]
+        family, _, name = operator.partition(".")
+        made_of = [node for node in graph.nodes if _comes_from(family, name.partition(".")[0], node)]
         line = _node_line(made_of, "")
         operator = next((str(node.target) for node in made_of), operator)
     return operator, line
 
 
-def _ends(node: torch.fx.Node, word: str) -> bool:
-    """Whether the name in ``aten.some_word.overload`` ends with ``word``."""
+def _comes_from(family: str, name: str, node: torch.fx.Node) -> bool:
+    """Whether ``node`` may have been written out as the operator ``name``.
+
+    A gradient has its operator's name in front; ``prims.bessel_i1`` is what ``aten.special_i1`` is made of.
+    """
     parts = str(node.target).split(".")
-    return node.op == "call_function" and len(parts) > 1 and parts[1].rpartition("_")[2] == word
+    if node.op != "call_function" or len(parts) < 2:
+        return False
+    if family == "prims":
+        return parts[1].rpartition("_")[2] == name.rpartition("_")[2]
+    return name != parts[1] and name.strip("_").removesuffix("_backward") == parts[1].strip("_")
 
 
 def _explained(
