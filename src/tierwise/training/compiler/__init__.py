@@ -1,5 +1,6 @@
 """Compiles a training step ahead of time, from a torch model to an artifact. Needs torch; nodes never import it."""
 
+from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._compare import Comparison, compare, read_comparison
 from tierwise.training.compiler._compile import Lesson, compile_task, compile_training
 from tierwise.training.compiler._eager import eager_timeline
@@ -27,6 +28,7 @@ __all__ = [
     "Part",
     "Planned",
     "Timeline",
+    "adapt",
     "capture_step",
     "compare",
     "compile_task",
