@@ -163,6 +163,11 @@ class TrainingSession:
         """
         return merge(self.spec, weights, self._engine.state())
 
+    def trained(self) -> dict[str, npt.NDArray[Any]]:
+        """A copy of the trained tensors, by their names in the graphs."""
+        state = self._engine.state()
+        return {one.tensor: state[one.tensor] for one in self.spec.trained}
+
     def save(self, path: Path) -> None:
         """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
         write_tensors(path, self._engine.state(), {**self._about("checkpoint"), "steps": str(self.steps)})
@@ -180,8 +185,7 @@ class TrainingSession:
 
     def export_delta(self, path: Path) -> None:
         """Write what was learnt: the trained tensors alone, for any copy of the artifact, bit by bit."""
-        state = self._engine.state()
-        write_tensors(path, {one.tensor: state[one.tensor] for one in self.spec.trained}, self._about("delta"))
+        write_tensors(path, self.trained(), self._about("delta"))
 
     def apply_delta(self, path: Path) -> None:
         """Take over what was learnt elsewhere; the optimiser's tensors begin at zero again.
