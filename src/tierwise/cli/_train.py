@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tierwise.cli._train_compare import compare_command, report_command
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -40,7 +42,7 @@ def command() -> None:
     """
 
 
-for _one in (start, status, stop, delta, worker):
+for _one in (compare_command, report_command, start, status, stop, delta, worker):
     command.add_command(_one)
 
 
