@@ -181,9 +181,9 @@ class _Trainer:
         """Model inputs and labels of a batch that was sent."""
         tensors = decode_request(content, self._charge.tensors).tensors()
         labels = tensors.pop(LABELS, None)
-        if labels is None or labels.dtype.kind not in "iu" or labels.ndim != 1:
+        if labels is None or labels.dtype.kind not in "iu" or labels.ndim == 0:
             got = "none" if labels is None else f"{labels.dtype} {list(labels.shape)}"
-            raise InputError(f"a batch must have a tensor {LABELS!r} of whole numbers, [n]", got=got)
+            raise InputError(f"a batch must have a tensor {LABELS!r} of whole numbers", got=got)
         inputs = self._prepare(tensors)
         for spec in self._artifact.manifest.segments[0].inputs:
             array = inputs.get(spec.name, labels)

@@ -30,7 +30,7 @@ TRAINING_SERVICE: Final = "tierwise.Training"
 ``Status``, ``Save``, ``Swap``, ``Delta``, ``Apply`` and ``Stop``."""
 
 LABELS: Final = "labels"
-"""Name of the tensor of classes in a batch: whole numbers, [n]."""
+"""Name of the tensor of classes in a batch: whole numbers, [n]; [n, length] where a step learns tokens."""
 
 STEP: Final = "tierwise.step"
 """Parameter of a batch: how many steps the sender believes were taken before it. A batch that would be another step is
