@@ -5,13 +5,16 @@ Importing this room brings no torch; what compiles a step is the room's part `ti
 
 from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
+from tierwise.training._preset import PRESETS, Preset
 from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
 from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
 __all__ = [
     "LARGEST_ERROR",
+    "PRESETS",
     "Feed",
+    "Preset",
     "Replay",
     "Scheme",
     "TrainingSession",

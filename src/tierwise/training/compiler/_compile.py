@@ -47,7 +47,7 @@ from tierwise.training.compiler._reference import Batch, mute, run_eager
 from tierwise.training.compiler._resolve import resolve
 from tierwise.training.compiler._split import Part, divide
 
-__all__ = ["Lesson", "compile_task", "compile_training"]
+__all__ = ["Lesson", "compile_task", "compile_training", "lesson_of"]
 
 _STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
     "step.onnx",
@@ -111,14 +111,18 @@ def compile_task(
     progress = progress if progress is not None else Silent()
     if task.model is None or task.boxes is not None:
         raise InputError("a task to train must have a torch model and classes", where=task.name)
-    model = task.model(progress)
+    model, lesson = task.model(progress), lesson_of(task, batch)
+    return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
+
+
+def lesson_of(task: Task, batch: int) -> Lesson:
+    """Two batches of a task's train split, and for whom they are."""
     items = task.splits["train"].head(2 * batch)
     chosen = [np.arange(batch) % len(items), np.arange(batch, 2 * batch) % len(items)]
     batches = [
         (task.tensors([items.items[int(i)] for i in part]), items.labels[part].astype(np.int64)) for part in chosen
     ]
-    lesson = Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
-    return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
+    return Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
 
 
 def compile_training(
