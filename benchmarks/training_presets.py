@@ -2,9 +2,10 @@
 
     python benchmarks/training_presets.py [--save] [PRESET ...]
 
-Weights are random: capture and sizes do not depend on them. Where the scheme trains whole weights they lie on PyTorch's
+Weights are random: capture and sizes do not depend on them. Where a scheme trains whole weights they lie on PyTorch's
 device ``meta``, without memory; shares of channels are chosen by their norms and need real ones. Each step is captured
-twice, with the scheme and with all tensors trained. ``--save`` writes docs/results/training-presets.json.
+twice, with the scheme and with all tensors trained. ``--save`` writes docs/results/training-presets.json, where rows of
+presets that were not asked for stay as they are.
 """
 
 from __future__ import annotations
@@ -211,9 +212,13 @@ def main() -> None:
 
         from tierwise.measure import read_environment
 
+        path = RESULTS / "training-presets.json"
+        old = json.loads(path.read_text())["rows"] if path.is_file() else []
+        known = {row["preset"]: row for row in [*old, *rows]}
+        kept = [known[name] for name in PRESETS if name in known]
+        result = {"optimiser": "sgd", "rows": kept, "environment": msgspec.to_builtins(read_environment())}
         RESULTS.mkdir(parents=True, exist_ok=True)
-        result = {"optimiser": "sgd", "rows": rows, "environment": msgspec.to_builtins(read_environment())}
-        (RESULTS / "training-presets.json").write_text(json.dumps(result, indent=1) + "\n")
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def data() -> ProbeSet:
     return ProbeSet((pictures[:60],), labels[:60], (pictures[60:],), labels[60:])
 
 
-PROBE = Probe(steps=25, batch=8, seeds=(0, 1), optimiser=Optimiser(kind="momentum", rate=0.02))
+PROBE = Probe(steps=25, batch=8, seeds=(0, 1), optimiser=Optimiser(kind="momentum", rate=0.1))
 
 
 def test_candidates_end_at_blocks(model: Model) -> None:
@@ -225,7 +225,7 @@ def test_contributions_are_kept_entry_by_entry(
     monkeypatch.setattr(_contribution, "trained_accuracy", real)
     assert measure_contributions(model, chosen, data, PROBE, tmp_path / "anew", Silent()) == found
     assert found.depth_gains()[0] == 0
-    assert max(found.slices) > 0.4  # a fifth is chance
+    assert max(found.depths) > 0.4  # a fifth is chance
     assert all(0 <= accuracy <= 1 for accuracy in (*found.depths, *found.slices))
     other = msgspec.structs.replace(PROBE, steps=2)
     measure_contributions(model, Candidates((1,), ()), data, other, tmp_path, Silent())
@@ -238,7 +238,7 @@ def batch_of(kit: Any) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
 
 
 def test_searched_scheme_compiles_within_its_budget(kit: Any, model: Model, tmp_path: Path) -> None:
-    how, chosen = Optimiser(kind="momentum", rate=1e-3), candidates(model)
+    how, chosen = Optimiser(kind="momentum", rate=1e-3), candidates(model, (), (0.25, 1.0))
     costs = measure_costs(model, chosen, how, batch_of(kit), tmp_path, Silent())
     table = costs.table(chosen, [0.02 * i for i in range(4)], [0.01 * ratio for _, ratio, _ in chosen.slices])
     full = table.bytes(Choice(3, tuple(sorted(places[-1] for places in table.within(3)))))

@@ -133,8 +133,8 @@ def calibrate(table: Table, chosen: Candidates, costs: Costs, clock: Clock, prog
     """CPU times for all of ``table``, from a few compiled steps.
 
     Measured are up to four depths spread over all, and the deepest with all its layers at the smallest and at the
-    largest ratio. Non-negative weights of one step, of arithmetic and of traffic (in prefix and step each) are fitted to
-    these, by relative error; all other times follow from the sizes of the captured graphs.
+    largest ratio. Non-negative weights of one step, of arithmetic and of traffic (in prefix and step each) are fitted
+    to these, by relative error; all other times follow from the sizes of the captured graphs.
     """
     from scipy.optimize import nnls
 

@@ -17,7 +17,7 @@ from tierwise.training.search._evolution import Evolution, search_evolving
 from tierwise.training.search._exact import search_exactly
 from tierwise.training.search._table import Budget, Choice, Table
 
-__all__ = ["Found", "Outcome", "search_scheme", "write_scheme"]
+__all__ = ["Found", "Outcome", "check_budget", "search_scheme", "write_scheme"]
 
 _ROUNDS = 50
 
@@ -61,6 +61,16 @@ class Outcome:
     def gap(self) -> float:
         """By how much accuracy evolution stays behind."""
         return self.exact.gain - self.evolved.gain
+
+
+def check_budget(table: Table, budget: Budget) -> None:
+    """Refuse what leaves no scheme, before anything slow.
+
+    Raises:
+        InputError: Not even training the classifier alone is within the budget.
+    """
+    if not any(table.fits(Choice(depth), budget) for depth in range(len(table.depths))):
+        raise _too_small(table, budget)
 
 
 def search_scheme(

@@ -17,7 +17,7 @@ from tierwise.training.compiler import lesson_of, read_model
 from tierwise.training.search._candidates import RATIOS, candidates
 from tierwise.training.search._contribution import Contributions, Probe, measure_contributions, probe_set
 from tierwise.training.search._cost import calibrate, measure_costs, measured_cpu_s
-from tierwise.training.search._search import Outcome, search_scheme
+from tierwise.training.search._search import Outcome, check_budget, search_scheme
 from tierwise.training.search._table import Budget, Table
 
 __all__ = ["TaskSearch", "search_task"]
@@ -81,6 +81,8 @@ def search_task(
     first, labels = lesson.batches[0]
     inputs = tuple(torch.from_numpy(first[name]) for name in model.inputs)
     costs = measure_costs(model, chosen, optimiser, (inputs, torch.from_numpy(labels)), home, progress)
+    nothing = [0.0] * len(chosen.depths), [0.0] * len(chosen.slices)
+    check_budget(costs.table(chosen, *nothing), budget)
     data = probe_set(task, probe, model.inputs, learnt)
     found = measure_contributions(model, chosen, data, probe, home, progress)
     table = costs.table(chosen, found.depth_gains(), found.slice_gains())
