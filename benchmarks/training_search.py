@@ -29,18 +29,18 @@ from tierwise.training.search import (
     Choice,
     Probe,
     ProbeSet,
+    Trials,
     calibrate,
     candidates,
     measure_contributions,
     measure_costs,
     measured_cpu_s,
     search_scheme,
-    trained_accuracy,
 )
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 BATCH, LEARNT, RATIOS = 8, 300, (0.25, 0.5, 1.0)
-JUDGED_SEEDS = tuple(range(10, 15))
+JUDGED_SEEDS = (10, 11, 12)
 BUDGETS = (0.25, 0.5, 0.75)
 HOW = Optimiser(kind="momentum", rate=0.01)
 
@@ -65,8 +65,8 @@ def pretrained(pictures, labels):
     return module.eval()
 
 
-def judged(model, scheme, data, probe):
-    found = [trained_accuracy(model, scheme, data, msgspec.structs.replace(probe, seeds=(s,))) for s in JUDGED_SEEDS]
+def judged(trials, scheme, probe):
+    found = [trials.accuracy(scheme, msgspec.structs.replace(probe, seeds=(seed,))) for seed in JUDGED_SEEDS]
     return {"mean": statistics.mean(found), "stdev": statistics.stdev(found)}
 
 
@@ -88,9 +88,9 @@ def main() -> None:
     held, held_labels = tensors(task, task.splits["validation"], new)
     half = len(held) // 2
     choosing = ProbeSet((pictures,), labels, (held[:half],), held_labels[:half])
-    judging = ProbeSet((pictures,), labels, (held[half:],), held_labels[half:])
     model = read_model(module, {"input": pictures[:2]})
     chosen, home = candidates(model, (), RATIOS), options.cache / "schemes"
+    judging = Trials(model, ProbeSet((pictures,), labels, (held[half:],), held_labels[half:]), home)
     batch = ((pictures[:BATCH],), labels[:BATCH])
     probe = Probe(steps=60, batch=BATCH, optimiser=HOW, seeds=(0, 1, 2))
     print(f"{len(chosen.depths)} depths, {len(chosen.slices)} slices, {half} items to choose by", flush=True)
@@ -127,13 +127,13 @@ def main() -> None:
         ]
         for name, scheme in [one for one in tried if one is not None]:
             row = {"budget_bytes": most, "scheme": name, "what": msgspec.to_builtins(scheme)}
-            row |= {"bytes": costs.predict(scheme).bytes, "accuracy": judged(model, scheme, judging, probe)}
+            row |= {"bytes": costs.predict(scheme).bytes, "accuracy": judged(judging, scheme, probe)}
             rows.append(row)
             print(f"{most:9d} {name:50} {row['bytes']:9d} {row['accuracy']['mean']:.4f}", flush=True)
         rows[-1]["gap_of_evolution"] = outcome.gap
         rows[-1]["withheld_bytes"] = outcome.withheld_bytes
     for name, scheme in (("classifier alone", Scheme(whole=1)), ("full", Scheme(whole="all"))):
-        row = {"scheme": name, "bytes": costs.predict(scheme).bytes, "accuracy": judged(model, scheme, judging, probe)}
+        row = {"scheme": name, "bytes": costs.predict(scheme).bytes, "accuracy": judged(judging, scheme, probe)}
         rows.append(row)
         print(f"{'':9} {name:50} {row['bytes']:9d} {row['accuracy']['mean']:.4f}", flush=True)
 

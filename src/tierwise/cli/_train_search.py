@@ -103,8 +103,10 @@ def _notes(found: TaskSearch, timed: bool) -> tuple[str, ...]:
     best, outcome, first = found.outcome.exact, found.outcome, found.contributions.depths[0]
     layers = ", ".join(f"{name} x {ratio:g}" for name, ratio in best.scheme.weights.items()) or "none"
     time = f", {format_seconds(best.cpu_s)} of CPU time as fitted" if timed else ""
+    biases = f"Biases of the last {best.scheme.biases} layers; weights: {layers}."
+    alone = "The classifier alone: nothing else made it better. Probe with what is to be learnt, by --folder."
     return (
-        f"Biases of the last {best.scheme.biases} layers; weights: {layers}.",
+        biases if best.gain > 0 else alone,
         f"Takes {format_bytes(best.captured_bytes)} as captured, {format_bytes(best.table_bytes)} by the table{time}.",
         f"Gain over the classifier alone ({format_frac(first)}): {format_frac(best.gain)}, were gains to add up.",
         f"Evolutionary search: {format_frac(outcome.evolved.gain)}, {100 * outcome.gap:.2f} points less.",

@@ -25,7 +25,7 @@ from tierwise.training.compiler import Model, computing, resolve, run_eager
 from tierwise.training.search._candidates import Candidates
 from tierwise.training.search._entries import Entries, model_digest, tensors_digest
 
-__all__ = ["Contributions", "Probe", "ProbeSet", "measure_contributions", "probe_set", "trained_accuracy"]
+__all__ = ["Contributions", "Probe", "ProbeSet", "Trials", "measure_contributions", "probe_set", "trained_accuracy"]
 
 _REVISION = 1
 _CHUNK = 128
@@ -74,7 +74,8 @@ class ProbeSet:
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        return tensors_digest({str(i): t for i, t in enumerate((*self.inputs, self.labels, *self.held_inputs))})
+        parts = (*self.inputs, self.labels, *self.held_inputs, self.held_labels)
+        return tensors_digest({str(i): part for i, part in enumerate(parts)})
 
 
 @final
@@ -127,6 +128,38 @@ def probe_set(task: Task, probe: Probe, names: tuple[str, ...], learnt: Split | 
     return ProbeSet(inputs, labels, held_inputs, held_labels)
 
 
+@final
+class Trials:
+    """Short trainings of one model on one probe set, each done once.
+
+    Args:
+        model: Trained elsewhere; stays as it is.
+        data: Learnt from and measured on.
+        cache: Folder of entries; their names are hashes of weights, data, probe and scheme.
+    """
+
+    def __init__(self, model: Model, data: ProbeSet, cache: Path) -> None:
+        self._model, self._data, self._entries = model, data, Entries(cache)
+        self._about = ["contribution", _REVISION, model_digest(model), data.digest]
+
+    def accuracy(self, scheme: Scheme, probe: Probe) -> float:
+        """Mean accuracy on the held items over the probe's seeds.
+
+        Raises:
+            SpecError: The scheme does not fit the model.
+        """
+        found = []
+        for seed in probe.seeds:
+            how = msgspec.structs.replace(probe, seeds=(seed,))
+            asked = [*self._about, msgspec.to_builtins(how), msgspec.to_builtins(scheme)]
+            accuracy = self._entries.get(asked, float)
+            if accuracy is None:
+                accuracy = trained_accuracy(self._model, scheme, self._data, how)
+                self._entries.put(asked, accuracy)
+            found.append(accuracy)
+        return float(np.mean(found))
+
+
 def measure_contributions(
     model: Model, chosen: Candidates, data: ProbeSet, probe: Probe, cache: Path, progress: Progress
 ) -> Contributions:
@@ -143,21 +176,11 @@ def measure_contributions(
     deepest = chosen.depths[-1]
     schemes = [chosen.bias_only(depth) for depth in chosen.depths]
     schemes += [chosen.with_slice(deepest, layer, ratio) for layer, ratio, _ in chosen.slices]
-    entries, about = Entries(cache), [_REVISION, model_digest(model), data.digest]
-    found: list[float] = []
-    with progress.step("measuring contributions", len(schemes) * len(probe.seeds)) as advance:
+    trials, found = Trials(model, data, cache), list[float]()
+    with progress.step("measuring contributions", len(schemes)) as advance:
         for scheme in schemes:
-            accuracies = []
-            for seed in probe.seeds:
-                how = msgspec.structs.replace(probe, seeds=(seed,))
-                asked = ["contribution", *about, msgspec.to_builtins(how), msgspec.to_builtins(scheme)]
-                accuracy = entries.get(asked, float)
-                if accuracy is None:
-                    accuracy = trained_accuracy(model, scheme, data, how)
-                    entries.put(asked, accuracy)
-                accuracies.append(accuracy)
-                advance(1)
-            found.append(float(np.mean(accuracies)))
+            found.append(trials.accuracy(scheme, probe))
+            advance(1)
     return Contributions(tuple(found[: len(chosen.depths)]), tuple(found[len(chosen.depths) :]))
 
 
