@@ -2,8 +2,8 @@
 
     python benchmarks/training_presets.py [--save] [PRESET ...]
 
-Weights are random: capture and sizes do not depend on them. Where a scheme trains whole weights they lie on PyTorch's
-device ``meta``, without memory; shares of channels are chosen by their norms and need real ones. Each step is captured
+Weights are random: capture and sizes do not depend on them. LLaMA's lie on PyTorch's device ``meta``, without memory;
+its sizes are those of the order that was traced, all others' are planned as the compiler does it. Each step is captured
 twice, with the scheme and with all tensors trained. ``--save`` writes docs/results/training-presets.json, where rows of
 presets that were not asked for stay as they are.
 """
@@ -148,7 +148,7 @@ def measure(preset: str) -> dict[str, object]:
     from tierwise.training.compiler import predict_step, read_model, resolve, settled
 
     started = time.perf_counter()
-    device = "cpu" if preset.endswith("kb") else "meta"
+    device = "meta" if preset == "llama" else "cpu"
     with torch.device(device):
         module, inputs, words = subject(preset)
         parameters = sum(p.numel() for p in module.parameters())

@@ -56,7 +56,7 @@ def test_search_of_a_task_ends_in_a_scheme_that_compiles(task: Task, tmp_path: P
 
 
 def least_bytes(table: Any) -> int:
-    return min(max(d.step_peak_bytes, d.prefix_peak_bytes) + 2 * d.state_bytes for d in table.depths)
+    return min(max(d.step_peak_bytes, d.prefix_peak_bytes) + d.state_bytes for d in table.depths)
 
 
 def test_budget_that_fits_nothing_is_refused_before_any_training(task: Task, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
@@ -13,7 +14,8 @@ from tierwise.artifact import Optimiser, Trained
 from tierwise.training.compiler._joint import capture_step
 from tierwise.training.compiler._liveness import peak_bytes
 from tierwise.training.compiler._model import Model
-from tierwise.training.compiler._passes import macs, simplify, update_at_once
+from tierwise.training.compiler._parts import border_bytes, frozen_prefix, plan_parts
+from tierwise.training.compiler._passes import macs, simplify
 from tierwise.training.compiler._reference import Batch
 from tierwise.training.compiler._split import divide
 
@@ -26,9 +28,9 @@ class Prediction:
     """What a step takes.
 
     Attributes:
-        step_peak_bytes: Most that intermediate tensors of the step take at once.
+        step_peak_bytes: Most that intermediate tensors of the step take at once, with what the prefix gave to it.
         prefix_peak_bytes: The same of the frozen prefix; 0 where there is none.
-        state_bytes: Trained tensors and the optimiser's, once (a node holds them twice).
+        state_bytes: Trained tensors and the optimiser's, once.
         step_macs: Multiply-accumulates of the step.
         prefix_macs: The same of the frozen prefix.
         step_traffic_bytes: Sum of what all operators of the step write.
@@ -46,11 +48,14 @@ class Prediction:
     @property
     def bytes(self) -> int:
         """What a node needs beyond the frozen weights; prefix and step run one behind the other."""
-        return max(self.step_peak_bytes, self.prefix_peak_bytes) + 2 * self.state_bytes
+        return max(self.step_peak_bytes, self.prefix_peak_bytes) + self.state_bytes
 
 
 def predict_step(model: Model, trained: Sequence[Trained], optimiser: Optimiser, batch: Batch) -> Prediction:
-    """Capture the step and read its sizes off the graph; works on the device ``meta`` too, where weights take nothing.
+    """Capture the step and plan it as the compiler would; nothing is run.
+
+    On the device ``meta``, where weights take nothing, there is no plan: its peaks are those of the order that was
+    traced, without masks, which is more than a compiled step takes.
 
     Raises:
         InputError: As `capture_step`.
@@ -58,16 +63,24 @@ def predict_step(model: Model, trained: Sequence[Trained], optimiser: Optimiser,
     joint = capture_step(model, trained, optimiser, *batch)
     simplify(joint.graph)
     prefix, step = divide(joint)
-    update_at_once(step.graph)
-    state = sum(4 * torch.Size(one.shape).numel() * (1 + optimiser.slots) for one in trained)
+    work = macs(step.graph), 0 if prefix is None else macs(prefix.graph)
+    traffic = _traffic(step.graph), 0 if prefix is None else _traffic(prefix.graph)
+    if batch[1].is_meta:
+        front = 0 if prefix is None else peak_bytes(prefix.graph)
+        peak, border = peak_bytes(step.graph), 0 if prefix is None else border_bytes(step, prefix)
+    else:
+        again = partial(frozen_prefix, model, trained, optimiser, batch)
+        parts = plan_parts(step, prefix, len(batch[1]), again)
+        front = 0 if parts.prefix_plan is None else parts.prefix_plan.timeline.peak_bytes
+        peak, border = parts.step_plan.timeline.peak_bytes, parts.border_bytes
     return Prediction(
-        step_peak_bytes=peak_bytes(step.graph),
-        prefix_peak_bytes=0 if prefix is None else peak_bytes(prefix.graph),
-        state_bytes=state,
-        step_macs=macs(step.graph),
-        prefix_macs=0 if prefix is None else macs(prefix.graph),
-        step_traffic_bytes=_traffic(step.graph),
-        prefix_traffic_bytes=0 if prefix is None else _traffic(prefix.graph),
+        step_peak_bytes=peak + border,
+        prefix_peak_bytes=front + border,
+        state_bytes=sum(4 * torch.Size(one.shape).numel() * (1 + optimiser.slots) for one in trained),
+        step_macs=work[0],
+        prefix_macs=work[1],
+        step_traffic_bytes=traffic[0],
+        prefix_traffic_bytes=traffic[1],
     )
 
 

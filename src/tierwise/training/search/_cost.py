@@ -25,7 +25,7 @@ from tierwise.training.search._table import Choice, Depth, Slice, Table
 
 __all__ = ["Clock", "Costs", "calibrate", "measure_costs", "measured_cpu_s"]
 
-_REVISION = 1
+_REVISION = 2
 _WARM, _TIMED = 3, 15
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 Clock = Callable[[Scheme], float]

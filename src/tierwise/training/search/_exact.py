@@ -76,10 +76,10 @@ def _limits(
 ) -> tuple[list[npt.NDArray[np.float64]], list[float]]:
     """Rows over ``places`` and their upper limits, each scaled so that the limit is 1."""
     base, slices = table.depths[depth], [table.slices[place] for place in places]
-    state = np.array([2.0 * one.state_bytes for one in slices])
+    state = np.array([float(one.state_bytes) for one in slices])
     peak = np.array([float(one.step_peak_bytes) for one in slices])
-    left = float(budget.bytes - base.step_peak_bytes - 2 * base.state_bytes)
-    left_prefix = float(budget.bytes - base.prefix_peak_bytes - 2 * base.state_bytes)
+    left = float(budget.bytes - base.step_peak_bytes - base.state_bytes)
+    left_prefix = float(budget.bytes - base.prefix_peak_bytes - base.state_bytes)
     asked = [(peak + state, left), (state, left_prefix)]
     if budget.cpu_s is not None:
         asked.append((np.array([one.cpu_s for one in slices]), budget.cpu_s - base.cpu_s))

@@ -60,7 +60,7 @@ class Budget(Spec, frozen=True, kw_only=True):
     """What a step may take.
 
     Attributes:
-        bytes: Beyond the frozen weights: the larger peak of prefix and step, and the state twice.
+        bytes: Beyond the frozen weights: the larger peak of prefix and step, and the state.
         cpu_s: CPU time of one step on one thread; None: any.
     """
 
@@ -102,7 +102,7 @@ class Table(Spec, frozen=True, kw_only=True):
         depth, slices = self.depths[choice.depth], [self.slices[i] for i in choice.slices]
         peak = depth.step_peak_bytes + sum(one.step_peak_bytes for one in slices)
         state = depth.state_bytes + sum(one.state_bytes for one in slices)
-        return max(peak, depth.prefix_peak_bytes) + 2 * state
+        return max(peak, depth.prefix_peak_bytes) + state
 
     def cpu_s(self, choice: Choice) -> float:
         """CPU time of a step."""
