@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tierwise.cli._train_compare import compare_command, report_command
 from tierwise.cli._train_search import command as search_command
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tierwise.artifact import Artifact
     from tierwise.tasks import BuiltinTask
 
+from tierwise.cli._train_node import delta, start, status, stop, worker
+
 __all__ = ["command"]
 
 _EPILOG = """\b
@@ -27,6 +30,8 @@ Examples:
   tierwise train search digits --memory 200kB -o scheme.toml
   tierwise train run learner --task digits --steps 500 --checkpoint learner.state --delta learnt.safetensors
   tierwise train run learner --folder pictures --steps 500 --checkpoint learner.state
+  tierwise train start 10.0.0.7:8001 digits --folder today --steps 500 --swap-every 50 --share 0.25
+  tierwise train delta 10.0.0.7:8001 digits -o learnt.safetensors
 """
 
 
@@ -34,8 +39,13 @@ Examples:
 def command() -> None:
     """Go on training a deployed model on its own node.
 
-    `compile` needs torch and is done once, anywhere; `run` needs neither torch nor the model's source.
+    `compile` needs torch and is done once, anywhere; `run` needs neither torch nor the model's source. `start`,
+    `status`, `stop` and `delta` are for a model that a running node serves.
     """
+
+
+for _one in (compare_command, report_command, start, status, stop, delta, worker):
+    command.add_command(_one)
 
 
 @command.command("compile")

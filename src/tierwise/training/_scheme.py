@@ -10,6 +10,7 @@ import msgspec
 
 from tierwise._config import Spec, load_toml
 from tierwise._errors import SpecError
+from tierwise.training._adapter import LoRA
 from tierwise.training._preset import PRESETS
 
 __all__ = ["Scheme", "read_scheme"]
@@ -26,6 +27,8 @@ class Scheme(Spec, frozen=True, kw_only=True):
         weights: Weights of named layers; the number is the share of input channels whose weights are trained, those of
             the largest norm first. Each must be among the layers whose biases are trained: to reach it, the gradient
             passes there anyway. (Lin et al., "On-Device Training Under 256KB Memory", arXiv 2206.15472.)
+        lora: Adapters of linear layers by patterns of their names (``*`` stands for anything); the weights themselves
+            stay frozen.
         preset: Name of a published scheme (`PRESETS`), which then says all of it.
 
     Example:
@@ -36,12 +39,13 @@ class Scheme(Spec, frozen=True, kw_only=True):
     biases: Annotated[int, msgspec.Meta(ge=0)] | Literal["all"] = 0
     whole: Annotated[int, msgspec.Meta(ge=0)] | Literal["all"] = 0
     weights: dict[str, Ratio] = msgspec.field(default_factory=dict)
+    lora: dict[str, LoRA] = msgspec.field(default_factory=dict)
     preset: str = ""
 
     def __post_init__(self) -> None:
         if self.preset and self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {self.preset!r}")
-        if self.preset and (self.biases or self.whole or self.weights):
+        if self.preset and (self.biases or self.whole or self.weights or self.lora):
             raise ValueError("a scheme with a preset must have no other field")
 
 
@@ -50,8 +54,8 @@ def read_scheme(text: str) -> Scheme:
 
     Args:
         text: ``full``; ``last-3``: the last three layers; ``bias``: all biases and the last layer; ``bias-6``:
-            biases of the last six and the last layer; the name of a published scheme (`PRESETS`); or the path of a TOML
-            file with the fields of `Scheme`.
+            biases of the last six and the last layer; ``lora-8``: adapters of rank 8 on all linear layers; the name
+            of a published scheme (`PRESETS`); or the path of a TOML file with the fields of `Scheme`.
 
     Raises:
         SpecError: None of these.
@@ -60,16 +64,18 @@ def read_scheme(text: str) -> Scheme:
         return Scheme(whole="all")
     if text == "bias":
         return Scheme(biases="all", whole=1)
-    counted = re.fullmatch(r"(last|bias)-([1-9]\d{0,4})", text)
+    counted = re.fullmatch(r"(last|bias|lora)-([1-9]\d{0,4})", text)
     if counted:
         count = int(counted[2])
+        if counted[1] == "lora":
+            return Scheme(lora={"*": LoRA(rank=count)})
         return Scheme(whole=count) if counted[1] == "last" else Scheme(biases=count, whole=1)
     if text in PRESETS:
         return Scheme(preset=text)
     if text.endswith(".toml"):
         return load_toml(Path(text), Scheme)
     raise SpecError(
-        f"a scheme must be full, last-N, bias, bias-N, a .toml file or one of {', '.join(PRESETS)}",
+        f"a scheme must be full, last-N, bias, bias-N, lora-N, a .toml file or one of {', '.join(PRESETS)}",
         got=repr(text),
         fix="Try --scheme last-3",
     )

@@ -1,6 +1,8 @@
 """Compiles a training step ahead of time, from a torch model to an artifact. Needs torch; nodes never import it."""
 
+from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._blocks import Block, blocks, computing, reach
+from tierwise.training.compiler._compare import Comparison, compare, read_comparison
 from tierwise.training.compiler._compile import Lesson, compile_task, compile_training, lesson_of
 from tierwise.training.compiler._eager import eager_timeline
 from tierwise.training.compiler._joint import Joint, capture_step
@@ -19,6 +21,7 @@ from tierwise.training.compiler._timeline import Held, Moment, Timeline, timelin
 
 __all__ = [
     "Block",
+    "Comparison",
     "Course",
     "Held",
     "Joint",
@@ -30,8 +33,10 @@ __all__ = [
     "Planned",
     "Prediction",
     "Timeline",
+    "adapt",
     "blocks",
     "capture_step",
+    "compare",
     "compile_task",
     "compile_training",
     "computing",
@@ -43,6 +48,7 @@ __all__ = [
     "plan_graph",
     "predict_step",
     "reach",
+    "read_comparison",
     "read_model",
     "resolve",
     "run_eager",
