@@ -14,7 +14,7 @@ from tierwise.artifact import Trained
 from tierwise.capture import trace
 from tierwise.training.compiler._narrow_grad import narrow_conv2d, narrow_linear
 
-__all__ = ["Layer", "Model", "read_model"]
+__all__ = ["Layer", "Model", "is_check", "read_model"]
 
 _ATEN = torch.ops.aten
 _CONV, _LINEAR = _ATEN.conv2d.default, _ATEN.linear.default
@@ -44,13 +44,14 @@ class Model:
     """A captured graph with its tensors by name; runs with any of them replaced.
 
     Attributes:
+        graph: The captured operators; its own tensors are those that `tensors` began with.
         inputs: Names of its inputs, in order.
         tensors: Parameters, buffers and constants that the graph uses.
         layers: Owners of parameters, in the order of their first use.
     """
 
     def __init__(self, graph: fx.GraphModule, inputs: tuple[str, ...]) -> None:
-        self._graph = graph
+        self.graph = graph
         self.inputs = inputs
         self.tensors: dict[str, torch.Tensor] = {
             str(node.target): _attribute(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"
@@ -70,7 +71,7 @@ class Model:
             tensors: All of `tensors`, or what takes their place.
             slices: For weights of which some input channels are trained: which, and their values.
         """
-        outputs = _Run(self._graph, tensors, slices or {}).run(*inputs)
+        outputs = _Run(self.graph, tensors, slices or {}).run(*inputs)
         first: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else next(iter(outputs))
         return first
 
@@ -87,7 +88,7 @@ class _Run(fx.Interpreter):
         self._tensors, self._slices = tensors, slices
 
     def run_node(self, n: fx.Node) -> Any:
-        if any(word in str(n.target) for word in _NOT_RUN):
+        if is_check(n):
             return None
         if n.op == "get_attr":
             return self._tensors[str(n.target)]
@@ -98,6 +99,11 @@ class _Run(fx.Interpreter):
             narrow = narrow_conv2d if n.target is _CONV else narrow_linear
             return narrow(part, trained.channels, *args)
         return super().run_node(n)
+
+
+def is_check(node: fx.Node) -> bool:
+    """Whether a node only checks shapes, which are fixed here, and computes nothing."""
+    return any(word in str(node.target) for word in _NOT_RUN)
 
 
 def read_model(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> Model:
