@@ -112,7 +112,7 @@ def _pictures(name: Any, test_items: int) -> Callable[[Path], dict[str, Part]]:
         pixels = 32 if name == "tiny-imagenet-20" else None
         task = load_task(BuiltinTask(name=name, input_pixels=pixels), out / "data", Silent())
         parts = {}
-        for split, most in (("train", 8000), ("validation", 800), ("test", test_items)):
+        for split, most in (("train", 4000), ("validation", 500), ("test", test_items)):
             chosen = task.splits[split].head(most)
             (made,) = task.tensors(chosen.items).values()
             coloured = made if made.shape[1] == 3 else np.repeat(made, 3, axis=1)
@@ -123,7 +123,7 @@ def _pictures(name: Any, test_items: int) -> Callable[[Path], dict[str, Part]]:
 
 
 def _texts(files: Mapping[str, SourceFile], length: int, own_validation: bool) -> Callable[[Path], dict[str, Part]]:
-    """One sentence a line, behind its class; where the makers gave no validation split, 500 items of train are it."""
+    """One sentence a line, behind its class; where the makers gave no validation split, 400 items of train are it."""
 
     def read(out: Path) -> dict[str, Part]:
         folder = out / "data" / "minilm"
@@ -138,8 +138,8 @@ def _texts(files: Mapping[str, SourceFile], length: int, own_validation: bool) -
             rows[split] = list(dict.fromkeys(_sentence(line) for line in lines))
         if not own_validation:
             order = stream(0, "validation").permutation(len(rows["train"]))
-            rows["validation"] = [rows["train"][i] for i in order[:500]]
-            rows["train"] = [rows["train"][i] for i in order[500:]]
+            rows["validation"] = [rows["train"][i] for i in order[:400]]
+            rows["train"] = [rows["train"][i] for i in order[400:]]
         held = {text for split in ("validation", "test") for text, _ in rows[split]}
         rows["train"] = [row for row in rows["train"] if row[0] not in held]
         return {
@@ -171,15 +171,30 @@ _SST2 = {
     "test": _sentences("stsa.binary.test", "6a80dc9b9a0db2d3b37f2f809304febad31c90ab67a5b4157b7d9f881c53ef5b"),
 }
 TRANSFERS = {
-    "cifar10-to-tiny-imagenet-20": Transfer(_RESNET, _pictures("tiny-imagenet-20", 1000), 20, 1000, 6),
+    "cifar10-to-tiny-imagenet-20": Transfer(_RESNET, _pictures("tiny-imagenet-20", 1000), 20, 600, 4),
     "minilm-to-trec": Transfer(
-        Bert(start=_MINILM, max_length=20), _texts(_TREC, 20, own_validation=False), 6, 600, 3, first_rate=1
+        Bert(start=_MINILM, max_length=20), _texts(_TREC, 20, own_validation=False), 6, 300, 3, first_rate=1
     ),
-    "cifar10-to-fashion-mnist": Transfer(_RESNET, _pictures("fashion-mnist", 1000), 10, 1000, 6),
+    "cifar10-to-fashion-mnist": Transfer(_RESNET, _pictures("fashion-mnist", 1000), 10, 600, 4),
     "minilm-to-sst2": Transfer(
-        Bert(start=_MINILM, max_length=32), _texts(_SST2, 32, own_validation=True), 2, 600, 3, first_rate=1
+        Bert(start=_MINILM, max_length=32), _texts(_SST2, 32, own_validation=True), 2, 300, 3, first_rate=1
     ),
 }
+
+
+def read_once(path: Path, read: Callable[[Path], dict[str, Part]], out: Path) -> dict[str, Part]:
+    """What ``read`` gives, kept in ``path``: decoding takes longer than a cell."""
+    if not path.exists():
+        parts = read(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage = path.with_suffix(".part.npz")
+        flat = {f"{split}/{name}": a for split, part in parts.items() for name, a in part.inputs.items()}
+        np.savez(stage, **flat, **{f"{split}//": part.labels for split, part in parts.items()})
+        stage.replace(path)
+    with np.load(path) as kept:
+        names = [name.split("/", 1) for name in kept.files]
+        splits = {split: [n for s, n in names if s == split and n != "/"] for split, _ in names}
+        return {s: Part({n: kept[f"{s}/{n}"] for n in own}, kept[f"{s}//"]) for s, own in splits.items()}
 
 
 def sparse_scheme(subject: Subject, model: Model) -> Scheme:
@@ -264,6 +279,20 @@ def train(model: Model, trained: tuple[Trained, ...], part: Part, epochs: int, r
     return statistics.mean(losses[-20:])
 
 
+def with_head(model: Model, part: Part, seed: int, path: Path) -> None:
+    """Train the classifier alone, or take it from where that was kept: all methods begin with the same."""
+    trained = resolve(Scheme(whole=1), model)
+    if path.exists():
+        with np.load(path) as kept:
+            model.tensors.update({one.name: torch.from_numpy(kept[one.name]) for one in trained})
+        return
+    train(model, trained, part, HEAD_EPOCHS, HEAD_RATE, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = path.with_suffix(".part.npz")
+    np.savez(stage, **{one.name: model.tensors[one.name].numpy() for one in trained})
+    stage.replace(path)
+
+
 def right(model: Model, part: Part) -> npt.NDArray[np.bool_]:
     """Which items are answered rightly."""
     found = []
@@ -283,7 +312,7 @@ def run_cell(transfer: Transfer, data: Mapping[str, Part], scheme: Scheme, rate:
     trained = resolve(scheme, model)
     silent = mute(model, trained, part.take(np.arange(4)))
     trained = tuple(one for one in trained if one.name not in silent)
-    train(model, resolve(Scheme(whole=1), model), part, HEAD_EPOCHS, HEAD_RATE, seed)
+    with_head(model, part, seed, out / "heads" / f"{transfer.classes}-{seed}.npz")
     loss = train(model, trained, part, transfer.epochs, rate, seed)
     hits = right(model, data["test"])
     return {
@@ -296,12 +325,12 @@ def run_cell(transfer: Transfer, data: Mapping[str, Part], scheme: Scheme, rate:
     }
 
 
-def climb(validation: Callable[[int], float], place: int) -> int:
-    """Place of the best rate, from ``place`` along `RATES` to where it gets no better on either side."""
+def climb(validation: Callable[[int], float], place: int, rates: int) -> int:
+    """Place of the best of so many rates, from ``place`` on to where it gets no better on either side."""
     seen = {place: validation(place)}
     while True:
         for beside in (place + 1, place - 1):
-            if beside in range(len(RATES)) and beside not in seen:
+            if beside in range(rates) and beside not in seen:
                 seen[beside] = validation(beside)
                 if seen[beside] > seen[place]:
                     place = beside
@@ -314,7 +343,7 @@ def todo(name: str, out: Path, seeds: int) -> None:
     """All cells of a transfer that are not there; seed 0 and the choice of rates first."""
     transfer, cells = TRANSFERS[name], out / "cells" / name
     cells.mkdir(parents=True, exist_ok=True)
-    data = transfer.read(out)
+    data = read_once(out / "read" / f"{name}.npz", transfer.read, out)
     plans = schemes(transfer, data, out, cells)
 
     def cell(method: str, seed: int, place: int) -> Cell:
@@ -331,7 +360,7 @@ def todo(name: str, out: Path, seeds: int) -> None:
         return read
 
     starts = {m: transfer.first_rate + (m in ("bias", "head")) for m in METHODS}
-    chosen = {m: climb(lambda place, m=m: cell(m, 0, place)["validation"], starts[m]) for m in METHODS}  # type: ignore[misc]
+    chosen = {m: climb(lambda place, m=m: cell(m, 0, place)["validation"], starts[m], len(RATES)) for m in METHODS}  # type: ignore[misc]
     write(cells / "rates.json", json.dumps({m: RATES[place] for m, place in chosen.items()}))
     for seed in range(1, seeds):
         for method in METHODS:
@@ -370,7 +399,7 @@ def summaries(out: Path) -> Iterator[Cell]:
         kept = {m: {c["seed"]: c for c in every if c["method"] == m and c["rate"] == rates[m]} for m in METHODS}
         seeds = sorted(set.intersection(*(set(found) for found in kept.values())))
         cells = {m: [kept[m][seed] for seed in seeds] for m in METHODS}
-        items = len(TRANSFERS[name].read(out)["test"])
+        items = len(read_once(out / "read" / f"{name}.npz", TRANSFERS[name].read, out)["test"])
         yield {
             "transfer": name,
             "seeds": seeds,

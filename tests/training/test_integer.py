@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,16 +29,26 @@ from tierwise.training.compiler import (
 Batches = list[tuple[tuple[torch.Tensor, ...], torch.Tensor]]
 
 
-def made(kit: Any, kind: str) -> tuple[Model, IntegerModel, Batches]:
-    arrays = kit.batches(kind, 8)
-    model = read_model(kit.seeded(kind), {name: torch.from_numpy(a) for name, a in arrays[0][0].items()})
-    batches = [(tuple(torch.from_numpy(a) for a in x.values()), torch.from_numpy(y)) for x, y in arrays]
-    return model, quantise(model, [inputs for inputs, _ in batches]), batches
+Made = Callable[[str], tuple[Model, IntegerModel, Batches]]
+
+
+@pytest.fixture(scope="module")
+def made(kit: Any) -> Made:
+    """A model, its integers and batches; nothing here changes them, and capturing takes seconds."""
+
+    @functools.cache
+    def make(kind: str) -> tuple[Model, IntegerModel, Batches]:
+        arrays = kit.batches(kind, 8)
+        model = read_model(kit.seeded(kind), {name: torch.from_numpy(a) for name, a in arrays[0][0].items()})
+        batches = [(tuple(torch.from_numpy(a) for a in x.values()), torch.from_numpy(y)) for x, y in arrays]
+        return model, quantise(model, [inputs for inputs, _ in batches]), batches
+
+    return make
 
 
 @pytest.mark.parametrize("kind", ["resnet", "mobilenet"])
-def test_integers_answer_nearly_as_the_model_does(kit: Any, kind: str) -> None:
-    model, integers, batches = made(kit, kind)
+def test_integers_answer_nearly_as_the_model_does(made: Made, kind: str) -> None:
+    model, integers, batches = made(kind)
     wanted = model(batches[0][0], model.tensors).detach()
     got = integers(batches[0][0], integers.tensors)
     assert float((got - wanted).norm() / wanted.norm()) < 0.1
@@ -50,9 +62,9 @@ def test_integers_answer_nearly_as_the_model_does(kit: Any, kind: str) -> None:
     assert not any(name.startswith("classifier") for name in integers.scales)
 
 
-def test_a_layer_is_what_64_bit_integers_make_of_it(kit: Any) -> None:
+def test_a_layer_is_what_64_bit_integers_make_of_it(made: Made) -> None:
     """The first convolution with its ReLU, written out in integers, with one multiplier for each channel."""
-    _, integers, batches = made(kit, "resnet")
+    _, integers, batches = made("resnet")
     graph = integers.graph.graph
     conv = next(node for node in graph.nodes if node.target is torch.ops.aten.conv2d.default)
     (behind,) = conv.users
@@ -72,10 +84,10 @@ def test_a_layer_is_what_64_bit_integers_make_of_it(kit: Any) -> None:
     assert float((different > 0).double().mean()) < 1e-3
 
 
-def test_gradients_are_those_of_the_values_that_the_integers_stand_for(kit: Any) -> None:
+def test_gradients_are_those_of_the_values_that_the_integers_stand_for(made: Made) -> None:
     """By the chain rule: of an integer s G, where G is autograd's at the weight s q; scaled: G / s."""
-    _, integers, batches = made(kit, "mobilenet")
-    trained = resolve(Scheme(whole="all"), made(kit, "mobilenet")[0])
+    model, integers, batches = made("mobilenet")
+    trained = resolve(Scheme(whole="all"), model)
     reals = {name: integers.real(name, q).detach().requires_grad_() for name, q in integers.tensors.items()}
     back = {name: real / integers.scales[name] if name in integers.scales else real for name, real in reals.items()}
     loss = torch.nn.functional.cross_entropy(integers(batches[0][0], back), batches[0][1])
@@ -90,10 +102,9 @@ def test_gradients_are_those_of_the_values_that_the_integers_stand_for(kit: Any)
             torch.testing.assert_close(grads[one.name], wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
 
 
-def test_gradients_are_finite_differences_where_nothing_is_rounded(kit: Any) -> None:
+def test_gradients_are_finite_differences_where_nothing_is_rounded(made: Made) -> None:
     """Of the last biases in integers; steps are wide, since rounding makes stairs of the loss."""
-    _, integers, batches = made(kit, "resnet")
-    model, _, _ = made(kit, "resnet")
+    model, integers, batches = made("resnet")
     name = "blocks.2.layers.1.conv.bias"
     (one,) = [t for t in resolve(Scheme(whole="all"), model) if t.name == name]
     _, grads = integer_gradients(integers, integers.tensors, [one], batches[0], scaled=False)
@@ -114,9 +125,9 @@ def _last_grid(integers: IntegerModel) -> str:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "mobilenet"])
-def test_scaling_restores_the_ratio_of_weight_to_gradient(kit: Any, kind: str) -> None:
+def test_scaling_restores_the_ratio_of_weight_to_gradient(made: Made, kind: str) -> None:
     """The paper's figure: log10 of norm over norm of every tensor; off by orders without scaling, on the line with."""
-    model, integers, batches = made(kit, kind)
+    model, integers, batches = made(kind)
     trained = [one for one in resolve(Scheme(whole="all"), model) if one.name in integers.scales]
     leaves = {one.name: model.tensors[one.name].detach().requires_grad_() for one in trained}
     loss = torch.nn.functional.cross_entropy(model(batches[0][0], {**model.tensors, **leaves}), batches[0][1])
@@ -132,8 +143,8 @@ def test_scaling_restores_the_ratio_of_weight_to_gradient(kit: Any, kind: str) -
     assert max(off[True]) < min(off[False])
 
 
-def test_scaled_training_follows_floating_point_and_unscaled_does_not(kit: Any) -> None:
-    model, integers, batches = made(kit, "resnet")
+def test_scaled_training_follows_floating_point_and_unscaled_does_not(made: Made) -> None:
+    model, integers, batches = made("resnet")
     trained = resolve(Scheme(whole="all"), model)
     how = Optimiser(kind="sgd", rate=0.1)
     with_it = run_integer(integers, trained, how, batches, 20)
@@ -150,8 +161,8 @@ def test_scaled_training_follows_floating_point_and_unscaled_does_not(kit: Any) 
             assert float(still) > 0.999, one.name
 
 
-def test_drawn_fractions_store_integers_alone_and_still_learn(kit: Any) -> None:
-    model, integers, batches = made(kit, "resnet")
+def test_drawn_fractions_store_integers_alone_and_still_learn(made: Made) -> None:
+    model, integers, batches = made("resnet")
     trained = resolve(Scheme(whole="all"), model)
     how = Optimiser(kind="sgd", rate=0.1)
     course = run_integer(integers, trained, how, batches, 20, fraction="drawn", seed=4)
@@ -165,8 +176,8 @@ def test_drawn_fractions_store_integers_alone_and_still_learn(kit: Any) -> None:
     assert course.losses[-1] < 0.75 * course.losses[0]
 
 
-def test_only_chosen_channels_move(kit: Any) -> None:
-    model, integers, batches = made(kit, "resnet")
+def test_only_chosen_channels_move(made: Made) -> None:
+    model, integers, batches = made("resnet")
     scheme = Scheme(biases=8, whole=1, weights={"blocks.2.layers.0.conv": 0.25})
     trained = resolve(scheme, model)
     (one,) = [t for t in trained if t.channels]
@@ -197,7 +208,7 @@ def test_a_model_without_layers_of_integers_is_refused() -> None:
         quantise(model, [])
 
 
-def test_a_rate_that_diverges_is_refused(kit: Any) -> None:
-    model, integers, batches = made(kit, "resnet")
+def test_a_rate_that_diverges_is_refused(made: Made) -> None:
+    model, integers, batches = made("resnet")
     with pytest.raises(InputError, match="loss must stay finite"):
         run_integer(integers, resolve(Scheme(whole="all"), model), Optimiser(rate=1e38), batches, 20)

@@ -58,7 +58,7 @@ class _Round(torch.autograd.Function):
         return x.round()
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         return grad
 
 
@@ -211,17 +211,17 @@ class _Integers(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         scale = self._grids[_source(n).name].scale
         # The input lies on its grid: what is rounded away is the error of the division.
-        total = n.target(_rounded(args[0] / scale), *args[1:], **kwargs)  # type: ignore[operator]
+        total: torch.Tensor = n.target(_rounded(args[0] / scale), *args[1:], **kwargs)  # type: ignore[operator]
         step = self._scales[str(n.args[1].target)].flatten() * scale  # type: ignore[union-attr]
         return total * step.reshape(-1, 1, 1) if n.target is _CONV else total * step
 
 
 def _source(node: fx.Node) -> fx.Node:
     """The node whose numbers arrive at ``node``: reshaping in between changes none of them."""
-    given = node.args[0]
-    while given.op == "call_function" and _keeps(given):  # type: ignore[union-attr]
-        given = given.args[0]  # type: ignore[union-attr]
-    return given  # type: ignore[return-value]
+    given = node
+    while given is node or (given.op == "call_function" and _keeps(given)):
+        (given, *_) = given.all_input_nodes
+    return given
 
 
 _RESHAPED = ("view", "flatten", "reshape", "squeeze", "unsqueeze", "dropout", "contiguous", "clone", "permute", "alias")
@@ -234,8 +234,9 @@ def _keeps(node: fx.Node) -> bool:
 def _plain(node: fx.Node, grids: Mapping[str, Grid]) -> bool:
     """A kernel whose weight is a parameter of its own, and whose input lies on a grid."""
     weight = node.args[1]
-    own = isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
-    return own and _source(node).name in grids
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr" or len(weight.users) != 1:
+        return False
+    return _source(node).name in grids
 
 
 def _rounds(node: fx.Node, value: object) -> bool:
