@@ -27,6 +27,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ from tierwise.training.compiler import (
     Model,
     capture_step,
     divide,
-    peak_bytes,
     read_model,
     resolve,
     simplify,
-    update_at_once,
 )
+from tierwise.training.compiler._compile import _prefix_again
+from tierwise.training.compiler._parts import plan_parts
 from tierwise.training.compiler._reference import mute
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -225,15 +226,16 @@ def begun(transfer: Transfer, data: Mapping[str, Part], out: Path, seed: int) ->
 
 
 def predicted_bytes(model: Model, scheme: Scheme, batch: Any) -> int:
-    """Intermediate tensors and state, twice as the engine holds it: what ``--memory`` bounds."""
+    """What ``tierwise train compile --memory`` bounds: peak beyond the frozen weights, and the state."""
     how = Optimiser(kind="adam")
     trained = resolve(scheme, model)
     joint = capture_step(model, trained, how, *batch)
     simplify(joint.graph)
     prefix, step = divide(joint)
-    update_at_once(step.graph)
+    parts = plan_parts(step, prefix, BATCH, partial(_prefix_again, model, trained, how, batch))
+    peaks = [0 if plan is None else plan.timeline.peak_bytes for plan in (parts.step_plan, parts.prefix_plan)]
     state = sum(4 * math.prod(one.shape) * (1 + how.slots) for one in trained)
-    return max(peak_bytes(step.graph), 0 if prefix is None else peak_bytes(prefix.graph)) + 2 * state
+    return max(peaks) + parts.border_bytes + state
 
 
 def schemes(transfer: Transfer, data: Mapping[str, Part], out: Path, cells: Path) -> dict[str, tuple[Scheme, int]]:
