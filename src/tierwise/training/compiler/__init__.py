@@ -49,11 +49,8 @@ __all__ = [
     "order_for_memory",
     "peak_bytes",
     "plan_graph",
-<<<<<<< HEAD
     "quantise",
-=======
     "read_comparison",
->>>>>>> main
     "read_model",
     "resolve",
     "run_eager",
