@@ -60,5 +60,4 @@ __all__ = [
     "simplify",
     "timeline_of",
     "train_task_in_integers",
-    "update_at_once",
 ]
