@@ -32,18 +32,8 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import torch
-from training_transfers import (
-    BATCH,
-    TRANSFERS,
-    Cell,
-    Part,
-    begun,
-    climb,
-    read_once,
-    right,
-    with_head,
-    write,
-)
+from training_items import TRANSFERS, Part, read_once
+from training_transfers import BATCH, Cell, begun, climb, right, with_head, write
 
 from tierwise._errors import InputError
 from tierwise._seeds import stream
