@@ -263,7 +263,7 @@ def summaries(out: Path) -> Iterator[Cell]:
         if not (folder / "rates.json").exists():
             continue
         rates = json.loads((folder / "rates.json").read_text())
-        every = [json.loads(p.read_text()) for p in sorted(folder.glob("*_seed*.json"))]
+        every = _cells(folder)
         kept = {m: {c["seed"]: c for c in every if c["method"] == m and c["rate"] == rates[m]} for m in METHODS}
         seeds = sorted(set.intersection(*(set(found) for found in kept.values())))
         cells = {m: [kept[m][seed] for seed in seeds] for m in METHODS}
@@ -287,6 +287,10 @@ def summaries(out: Path) -> Iterator[Cell]:
             "sparse_minus": {m: paired(cells["sparse"], cells[m], items) for m in METHODS if m != "sparse"},
             "cells": every,
         }
+
+
+def _cells(folder: Path) -> list[Cell]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*_seed*.json"))]
 
 
 def show(found: Cell) -> None:
@@ -324,7 +328,10 @@ def main() -> None:
         show(one)
     if asked.save:
         environment = msgspec.to_builtins(read_environment())
-        write(RESULTS / "training-transfers.json", json.dumps({"environment": environment, "transfers": found}) + "\n")
+        done = {one["transfer"] for one in found}
+        begun_cells = {name: _cells(asked.out / "cells" / name) for name in TRANSFERS if name not in done}
+        content = {"environment": environment, "transfers": found, "unfinished": begun_cells}
+        write(RESULTS / "training-transfers.json", json.dumps(content) + "\n")
 
 
 if __name__ == "__main__":
