@@ -3,6 +3,7 @@
 Importing this room brings no torch; what compiles a step is the room's part `tierwise.training.compiler`, which does.
 """
 
+from tierwise.training._backend import Backend, BackendName, misfit, open_backend
 from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
 from tierwise.training._scheme import Scheme, read_scheme
@@ -11,10 +12,14 @@ from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
 __all__ = [
     "LARGEST_ERROR",
+    "Backend",
+    "BackendName",
     "Feed",
     "Replay",
     "Scheme",
     "TrainingSession",
+    "misfit",
+    "open_backend",
     "plan_of",
     "read_folder",
     "read_scheme",

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from tierwise._errors import ArtifactError, InputError
 from tierwise._units import format_bytes, format_seconds
 from tierwise.artifact import Artifact, TrainingStep
-from tierwise.training._engine import Engine, open_session
+from tierwise.training._backend import BackendName, open_backend
+from tierwise.training._ort_session import open_session
 from tierwise.training._tensor_file import read_tensors, write_tensors
 from tierwise.training._verify import Replay, replay
 
@@ -63,16 +64,18 @@ class TrainingSession:
 
     Args:
         artifact: A verified artifact with a training step.
-        threads: Threads of ONNX Runtime.
+        threads: Threads of the engine.
+        backend: Which engine takes the steps; ``auto``: the compiler's choice where it can run here, else ONNX Runtime.
 
     Attributes:
         spec: The compiled step.
+        backend: The engine that is used.
         steps: Steps taken since the start.
         verified: The replay at the start.
 
     Raises:
         ArtifactError: No training step, a file that cannot be loaded, or a replay that differs.
-        UnavailableError: The safetensors library is not installed.
+        UnavailableError: The safetensors library is not installed, or the backend cannot run here.
 
     Example:
         >>> session = TrainingSession(open_artifact(Path("model")))  # doctest: +SKIP
@@ -80,14 +83,14 @@ class TrainingSession:
         2.31
     """
 
-    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+    def __init__(self, artifact: Artifact, threads: int = 1, backend: BackendName = "auto") -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
         start, _ = read_tensors(artifact.path(self.spec.state))
         state = {one.tensor: start[one.tensor] for one in self.spec.trained}
         slots = range(self.spec.optimiser.slots)
         state.update({one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots})
-        self._engine = Engine(artifact.directory, self.spec, state, threads)
+        self._engine, self.backend = open_backend(artifact.directory, self.spec, state, threads, backend)
         vectors, _ = read_tensors(artifact.path(self.spec.vectors))
         self.verified: Replay = replay(self._engine, self.spec, vectors)
         if not self.verified.equal:

@@ -1,5 +1,6 @@
 """Compiles a training step ahead of time, from a torch model to an artifact. Needs torch; nodes never import it."""
 
+from tierwise.training.compiler._channels_last import relay
 from tierwise.training.compiler._compile import Lesson, compile_task, compile_training
 from tierwise.training.compiler._joint import Joint, capture_step
 from tierwise.training.compiler._liveness import peak_bytes
@@ -22,6 +23,7 @@ __all__ = [
     "divide",
     "peak_bytes",
     "read_model",
+    "relay",
     "resolve",
     "run_eager",
     "run_graph",
