@@ -155,9 +155,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--folder", type=Path, default=Path(".tierwise") / "training-steps")
     parser.add_argument("--prepare", action="store_true")
-    parser.add_argument(
-        "--packages", action="store_true", help="AOTInductor and torch.compile too."
-    )
+    parser.add_argument("--packages", action="store_true", help="AOTInductor and torch.compile too.")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -9,13 +9,35 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from tierwise._errors import InputError, TierwiseError
+from tierwise._errors import ArtifactError, InputError, TierwiseError
 from tierwise.artifact import TrainingStep
-from tierwise.training._ort_session import open_session
-from tierwise.training._prefix import Prefix
 from tierwise.training._tensor_file import Arrays
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "open_session"]
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """A session that flushes denormals: momentum decays into them, where arithmetic is up to a hundred times slower.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the file.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for key in ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning"):
+        options.add_session_config_entry(key, "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        raise ArtifactError(
+            f"ONNX Runtime must be able to load the graph ({str(error).splitlines()[0][:300]})", where=path
+        ) from error
 
 
 @final
@@ -37,7 +59,7 @@ class Engine:
 
         self._ort, self._spec = ort, spec
         self._step = open_session(folder / spec.step, threads)
-        self._prefix = None if spec.prefix is None else Prefix(folder / spec.prefix, spec, threads)
+        self._prefix = None if spec.prefix is None else open_session(folder / spec.prefix, threads)
         self._taken = {value.name for value in self._step.get_inputs()}
         self._now = {name: ort.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in state.items()}
         self._next = {name: ort.OrtValue.ortvalue_from_numpy(np.zeros_like(array)) for name, array in state.items()}
@@ -59,8 +81,8 @@ class Engine:
         fed = {name: np.require(array, requirements="C") for name, array in fed.items() if name in self._taken}
         binding = self._step.io_binding()
         try:
-            for name, array in ({} if self._prefix is None else self._prefix(inputs)).items():
-                binding.bind_cpu_input(name, array)
+            for name, value in self._border(inputs).items():
+                binding.bind_ortvalue_input(name, value)
             for name, array in fed.items():
                 binding.bind_cpu_input(name, array)
             for name, value in self._now.items():
@@ -101,3 +123,15 @@ class Engine:
             raise InputError(f"the state must hold {len(self._now)} tensors", got=len(state))
         for name, value in self._now.items():
             value.update_inplace(np.ascontiguousarray(state[name], np.float32))
+
+    def _border(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        if self._prefix is None:
+            return {}
+        binding = self._prefix.io_binding()
+        held = {name: np.ascontiguousarray(inputs[name]) for name in self._spec.inputs}
+        for name, array in held.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._spec.border:
+            binding.bind_output(name, "cpu")
+        self._prefix.run_with_iobinding(binding)
+        return dict(zip(self._spec.border, binding.get_outputs(), strict=True))

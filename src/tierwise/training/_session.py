@@ -14,7 +14,7 @@ from tierwise._errors import ArtifactError, InputError
 from tierwise._units import format_bytes, format_seconds
 from tierwise.artifact import Artifact, TrainingStep
 from tierwise.training._backend import BackendName, open_backend
-from tierwise.training._ort_session import open_session
+from tierwise.training._engine import open_session
 from tierwise.training._tensor_file import read_tensors, write_tensors
 from tierwise.training._verify import Replay, replay
 

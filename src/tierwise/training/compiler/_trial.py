@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -52,7 +52,13 @@ def packages(joint: Joint, prefix: Part | None, step: Part, backend: BackendName
     return made, notes
 
 
-def _try(made: list[Package], notes: list[str], part: Part, kind: Any, wanted: BackendName) -> None:
+def _try(
+    made: list[Package],
+    notes: list[str],
+    part: Part,
+    kind: Literal["aotinductor", "hybrid"],
+    wanted: BackendName,
+) -> None:
     try:
         made.append(package(part, kind))
     except InputError as error:
@@ -89,10 +95,10 @@ def tried(
     state.update({one.slot(i): np.zeros_like(state[one.tensor]) for one in spec.trained for i in slots})
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tierwise-train-") as folder:
-        engines: dict[str, Backend] = {}
-        specs = {"onnxruntime": spec}
+        engines: dict[BackendName, Backend] = {}
+        specs: dict[BackendName, TrainingStep] = {"onnxruntime": spec}
         specs.update({one.backend: msgspec.structs.replace(spec, packaged=one) for one, _ in made})
-        contents = {one.backend: content for one, content in made}
+        contents: dict[BackendName, bytes] = {one.backend: content for one, content in made}
         for name, one in specs.items():
             place = Path(folder) / name
             place.mkdir()
@@ -100,7 +106,7 @@ def tried(
                 content = contents[name] if one.packaged and file == one.packaged.file else files.get(file)
                 if isinstance(content, bytes):
                     (place / file).write_bytes(content)
-            engine, _ = open_backend(place, one, state, 1, name)  # type: ignore[arg-type]
+            engine, _ = open_backend(place, one, state, 1, name)
             problem = _difference(engine, one, vectors, name, strict=backend != "auto" or name == "onnxruntime")
             if problem is None:
                 engine.load(state)
@@ -115,15 +121,15 @@ def tried(
         notes.append(f"backend {chosen}, {why}; median step here, one thread: {shown}")
     plan = msgspec.structs.replace(spec.plan, measured_step_s=times_s[chosen])
     result = msgspec.structs.replace(specs[chosen], plan=plan, notes=(*spec.notes, *notes))
-    return result, contents.get(chosen)  # type: ignore[call-overload, no-any-return]
+    return result, contents.get(chosen)
 
 
-def _asked(times_s: Mapping[str, float]) -> str:
+def _asked(times_s: Mapping[BackendName, float]) -> BackendName:
     return next(name for name in times_s if name != "onnxruntime")
 
 
 def _difference(
-    engine: Backend, spec: TrainingStep, vectors: Mapping[str, Any], name: str, *, strict: bool
+    engine: Backend, spec: TrainingStep, vectors: Mapping[str, Any], name: BackendName, *, strict: bool
 ) -> str | None:
     found = replay(engine, spec, dict(vectors))
     if found.equal:
@@ -139,10 +145,12 @@ def _difference(
     )
 
 
-def _timed(engines: Mapping[str, Backend], spec: TrainingStep, vectors: Mapping[str, Any]) -> dict[str, float]:
+def _timed(
+    engines: Mapping[BackendName, Backend], spec: TrainingStep, vectors: Mapping[str, Any]
+) -> dict[BackendName, float]:
     """Median wall time of a step of each."""
     batch = {name.removeprefix("input."): vectors[name][0] for name in vectors if name.startswith("input.")}
-    times: dict[str, list[float]] = {name: [] for name in engines}
+    times: dict[BackendName, list[float]] = {name: [] for name in engines}
     for i in range(_TIMED):
         for name, engine in engines.items():
             before_s = time.perf_counter()

@@ -12,8 +12,8 @@ import torch
 
 from tierwise._errors import ArtifactError, InputError, TierwiseError
 from tierwise.artifact import TrainingStep
-from tierwise.training._prefix import Prefix
 from tierwise.training._tensor_file import Arrays
+from tierwise.training.torch_backend._prefix import Prefix
 
 __all__ = ["PackagedEngine"]
 

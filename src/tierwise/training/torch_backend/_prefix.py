@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tierwise._errors import ArtifactError
 from tierwise.artifact import TrainingStep
-from tierwise.training._ort_session import open_session
+from tierwise.training._engine import open_session
 from tierwise.training._tensor_file import Arrays
 
 __all__ = ["Prefix"]
