@@ -72,7 +72,7 @@ def batch_of(name: str, items: int) -> tuple[dict[str, np.ndarray[Any, Any]], np
     return {"input": rng.standard_normal((items, 3, size, size)).astype(np.float32)}, labels
 
 
-def prepare(name: str, items: int, folder: Path, packages: bool) -> None:
+def prepare(name: str, items: int, folder: Path, packages: bool, sparse_only: bool) -> None:
     """Compile what is missing in ``folder``."""
     inputs, labels = batch_of(name, items)
     tensors = tuple(
@@ -83,7 +83,7 @@ def prepare(name: str, items: int, folder: Path, packages: bool) -> None:
     lesson = Lesson(name, TensorInput(tensors=tensors), names, {}, [(inputs, labels)], name)
     wanted = [("sparse", "onnxruntime"), ("full", "onnxruntime")]
     wanted += [("sparse", "hybrid"), ("sparse", "aotinductor"), ("full", "aotinductor")] if packages else []
-    for kind, backend in wanted:
+    for kind, backend in [one for one in wanted if one[0] == "sparse" or not sparse_only]:
         place = folder / f"{name}-{items}-{kind}-{backend}"
         if place.exists():
             continue
@@ -155,13 +155,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--folder", type=Path, default=Path(".tierwise") / "training-steps")
     parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--sparse-only", action="store_true", help="Prepare no step that trains all of the model.")
     parser.add_argument("--packages", action="store_true", help="AOTInductor and torch.compile too.")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if arguments.prepare:
-        prepare(arguments.model, arguments.batch, arguments.folder, arguments.packages)
+        prepare(arguments.model, arguments.batch, arguments.folder, arguments.packages, arguments.sparse_only)
         return
     environment = read_environment()
     seen = measure(rows_of(arguments.model, arguments.batch, arguments.folder, arguments.packages), arguments.rounds)

@@ -25,6 +25,7 @@ SPARSE = {
     "mobilenet": Scheme(biases=9, whole=1, weights={"blocks.15.expand.conv": 1.0}),
     "bert": Scheme(biases=6, whole=1),
 }
+slow_compiler = pytest.mark.timeout(1200)  # half a minute alone; on a busy core the C++ compiler takes many
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="AOTInductor needs a C++ compiler"
 )
@@ -83,9 +84,12 @@ def test_trained_biases_leave_depthwise_convolutions_constant(kit: Any) -> None:
 def packaged(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("packaged") / "a"
     how = Optimiser(kind="adam", rate=1e-3)
-    return compile_training(kit.seeded("resnet"), kit.lesson("resnet"), SPARSE["resnet"], how, folder, backend="hybrid")
+    return compile_training(
+        kit.seeded("resnet"), kit.lesson("resnet"), Scheme(biases=3, whole=1), how, folder, backend="hybrid"
+    )
 
 
+@slow_compiler
 @needs_compiler
 def test_twenty_packaged_steps_are_those_of_eager_pytorch(packaged: Artifact) -> None:
     session = TrainingSession(packaged)
@@ -96,6 +100,7 @@ def test_twenty_packaged_steps_are_those_of_eager_pytorch(packaged: Artifact) ->
     assert any(note.startswith("backend hybrid, as asked; median step") for note in session.spec.notes)
 
 
+@slow_compiler
 @needs_compiler
 def test_a_checkpoint_goes_from_one_backend_to_the_other(kit: Any, packaged: Artifact, tmp_path: Path) -> None:
     inputs, labels = kit.batches("resnet", 2)[0]
@@ -110,6 +115,7 @@ def test_a_checkpoint_goes_from_one_backend_to_the_other(kit: Any, packaged: Art
     assert not np.allclose(first.predict(inputs), before)
 
 
+@slow_compiler
 @needs_compiler
 def test_another_processor_takes_the_onnx_step_and_says_why(packaged: Artifact) -> None:
     spec = packaged.manifest.training
@@ -120,6 +126,7 @@ def test_another_processor_takes_the_onnx_step_and_says_why(packaged: Artifact) 
     assert "torch 1.0" in str(misfit(older))
 
 
+@slow_compiler
 @needs_compiler
 def test_without_torch_the_onnx_step_runs(packaged: Artifact) -> None:
     program = (
