@@ -14,7 +14,7 @@ from torch import nn
 from tierwise._config import loads_toml
 from tierwise._errors import SpecError
 from tierwise.artifact import ImageInput, TextInput
-from tierwise.measure import Silent
+from tierwise.measure import Silent, usable_cpus
 from tierwise.tasks import (
     Bert,
     BuiltinTask,
@@ -32,6 +32,7 @@ from tierwise.tasks import (
 from tierwise.tasks._checkpoint import load_checkpoint, load_weights
 from tierwise.tasks._spec import BuiltinName
 from tierwise.tasks._training import _augmented, _padding_mask, _without_padding, trained
+from tierwise.tasks._tuning import training_threads
 
 
 def accuracy(task: Task, net: nn.Module, split: str) -> float:
@@ -197,6 +198,20 @@ def test_text_is_trained_too(data_root: Path, tmp_path: Path) -> None:
     task = load_task(spec, tmp_path)
     assert task.model is not None
     assert task.model(Silent())(*task.example().values()).shape == (2, 2)
+
+
+def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = ImageInput(encoding="uint8", height=64, width=64, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    small = msgspec.structs.replace(large, height=8, width=8)
+    for allowed, threads in (
+        ("1", 1),
+        ("100", int(usable_cpus())),
+        ("", int(usable_cpus())),
+        ("0", int(usable_cpus())),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+        assert training_threads(large) == max(1, threads)
+        assert training_threads(small) == 1
 
 
 def test_padding_that_all_rows_have_is_not_trained_on() -> None:

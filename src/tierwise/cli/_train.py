@@ -105,6 +105,7 @@ def _compile(
     show_default=True,
     help="auto: what the compiler chose, where this machine can run it, else onnxruntime.",
 )
+@click.option("--lean", is_flag=True, help="Take the least memory, as planned; somewhat slower.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Resumed from where it exists; survives a kill.")
 @click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between checkpoints.")
 @click.option("--delta", type=click.Path(path_type=Path), help="Write the trained tensors here at the end.")
@@ -118,6 +119,7 @@ def _run(
     seed: int,
     threads: int,
     backend: Any,
+    lean: bool,
     checkpoint: Path | None,
     every: int,
     delta: Path | None,
@@ -132,7 +134,7 @@ def _run(
         raise click.UsageError("Give either --task or --folder.")
     opened = open_artifact(artifact)
     items, labels = _items(opened, task_name, folder, cache)
-    session = TrainingSession(opened, threads, backend)
+    session = TrainingSession(opened, threads, backend, lean=lean)
     click.echo(f"Backend: {session.backend}.", err=True)
     if checkpoint is not None and checkpoint.exists():
         session.resume(checkpoint)

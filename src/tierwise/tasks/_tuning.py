@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,10 +133,12 @@ def answer(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def training_threads(encoding: InputEncoding) -> int:
-    """How many threads of torch a training on such inputs can use."""
+    """How many threads of torch a training on such inputs can use; ``OMP_NUM_THREADS``, where set, is not exceeded."""
     if isinstance(encoding, ImageInput) and encoding.height * encoding.width <= _SMALL_PIXELS:
         return 1
-    return max(1, int(usable_cpus()))
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(allowed) if allowed.isdecimal() and int(allowed) else math.inf
+    return max(1, int(min(usable_cpus(), most)))
 
 
 def build_student(task: Task, subject: Subject) -> nn.Module:

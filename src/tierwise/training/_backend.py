@@ -79,6 +79,8 @@ def open_backend(
     state: Mapping[str, npt.NDArray[Any]],
     threads: int,
     wanted: BackendName = "auto",
+    *,
+    lean: bool = False,
 ) -> tuple[Backend, str]:
     """The engine of a step and its name.
 
@@ -88,15 +90,16 @@ def open_backend(
         state: All trained tensors and slots at the start.
         threads: Threads of the engine.
         wanted: ``auto``: what the compiler chose where this machine can run it, else ONNX Runtime.
+        lean: In the least memory, which is ONNX Runtime.
 
     Raises:
         ArtifactError: A file cannot be loaded.
         UnavailableError: What is wanted by name cannot run here.
     """
-    why = misfit(spec)
+    why = "the leanest step is that of ONNX Runtime" if lean else misfit(spec)
     packaged = None if spec.packaged is None else spec.packaged.backend
     if wanted == "onnxruntime" or (wanted == "auto" and (why is not None or packaged is None)):
-        return Engine(folder, spec, state, threads), "onnxruntime"
+        return Engine(folder, spec, state, threads, lean=lean), "onnxruntime"
     if why is None and wanted not in ("auto", packaged):
         why = f"the artifact's packaged step is for {packaged}"
     if why is not None:

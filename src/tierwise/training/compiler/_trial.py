@@ -107,7 +107,8 @@ def tried(
                 if isinstance(content, bytes):
                     (place / file).write_bytes(content)
             engine, _ = open_backend(place, one, state, 1, name)
-            problem = _difference(engine, one, vectors, name, strict=backend != "auto" or name == "onnxruntime")
+            strict = backend != "auto" or name == "onnxruntime"
+            problem = _difference(engine, one, vectors, name, strict=strict)
             if problem is None:
                 engine.load(state)
                 engines[name] = engine

@@ -24,7 +24,7 @@ class Prefix:
     """From the model's inputs to what the step takes of them, into the same arrays every time.
 
     Args:
-        path: The graph.
+        path: The graph, for a part of a batch or all of it.
         spec: What it takes and gives.
         threads: Threads of the session.
 
@@ -33,20 +33,25 @@ class Prefix:
     """
 
     def __init__(self, path: Path, spec: TrainingStep, threads: int) -> None:
-        self._session, self._inputs = open_session(path, threads), spec.inputs
+        self._session, self._spec = open_session(path, threads), spec
         self._border: Arrays = {}
         for value in self._session.get_outputs():
             if value.type not in _TYPES:
                 raise ArtifactError(f"a frozen part must give one of {', '.join(_TYPES)}", got=value.type, where=path)
-            self._border[value.name] = np.empty(value.shape, _TYPES[value.type])
+            shape = list(value.shape)
+            if shape[:1] == [spec.prefix_items]:
+                shape[0] = spec.batch
+            self._border[value.name] = np.empty(shape, _TYPES[value.type])
 
     def __call__(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """What the step takes, by name; good until the next call."""
-        binding = self._session.io_binding()
-        held = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
-        for name, array in held.items():
-            binding.bind_cpu_input(name, array)
-        for name, array in self._border.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        binding, items = self._session.io_binding(), self._spec.prefix_items
+        held = {name: np.ascontiguousarray(inputs[name]) for name in self._spec.inputs}
+        for first in range(0, self._spec.batch, items):
+            for name, array in held.items():
+                binding.bind_cpu_input(name, array[first : first + items])
+            for name, array in self._border.items():
+                part = array[first : first + items] if len(array) == self._spec.batch else array
+                binding.bind_output(name, "cpu", 0, array.dtype.type, list(part.shape), part.ctypes.data)
+            self._session.run_with_iobinding(binding)
         return self._border
