@@ -129,11 +129,12 @@ def _updated(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """The next weight and slots.
 
-    All arithmetic is on flat tensors: ONNX Runtime takes a number times [out, in, 1, 1] one element at a time, 60 times
-    slower than times the same elements in one row.
+    Numbers are multiplied with tensors of at most two axes: ONNX Runtime takes a number times [out, in, 1, 1] one
+    element at a time, 60 times slower than times the same elements in one row.
     """
     shape, rate = w.shape, scalars[0]
-    w, g, slots = w.reshape(-1), g.reshape(-1), [slot.reshape(-1) for slot in slots]
+    if w.ndim > 2:
+        g, slots = g.reshape(-1), [slot.reshape(-1) for slot in slots]
     kept: tuple[torch.Tensor, ...] = ()
     match how.kind:
         case "sgd":
@@ -149,4 +150,6 @@ def _updated(
         case "lion":
             change = rate * torch.sign(how.beta1 * slots[0] + (1 - how.beta1) * g)
             kept = (how.beta2 * slots[0] + (1 - how.beta2) * g,)
-    return (w - change).reshape(shape), tuple(slot.reshape(shape) for slot in kept)
+    if w.ndim <= 2:
+        return w - change, kept
+    return w - change.reshape(shape), tuple(slot.reshape(shape) for slot in kept)
