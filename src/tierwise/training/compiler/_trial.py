@@ -142,7 +142,7 @@ def _difference(
         "the compiled step must do what eager PyTorch does (1e-5 relative)",
         got=got,
         where="ONNX Runtime" if name == "onnxruntime" else name,
-        fix="Freeze more layers to find the one that differs; nothing was written",
+        fix="Take a smaller rate, or freeze more layers to find the one that differs; nothing was written",
     )
 
 
