@@ -2,6 +2,7 @@
 
 from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._blocks import Block, blocks, computing, reach
+from tierwise.training.compiler._channels_last import relay
 from tierwise.training.compiler._compare import Comparison, compare, read_comparison
 from tierwise.training.compiler._compile import Lesson, compile_task, compile_training, lesson_of
 from tierwise.training.compiler._eager import eager_timeline
@@ -62,6 +63,7 @@ __all__ = [
     "reach",
     "read_comparison",
     "read_model",
+    "relay",
     "resolve",
     "run_eager",
     "run_graph",
