@@ -60,26 +60,33 @@ _BEHIND = Lesson(
     trains=("decoder", "tail"), cross_entropy=1.0, codec="round", epochs=15, batch=8, learning_rate=3e-4,
     weight_decay=0.01, schedule="cosine",
 )  # fmt: skip
-_WITH_RATE = msgspec.structs.replace(_FEATURES, rate=0.32, codec="noise")
+BETAS = (0.32, 2.56)
 
 
 def settings() -> Iterator[tuple[str, Bottleneck]]:
-    """(name, spec without a seed)."""
-    for channels in (3, 1):
-        common = Bottleneck(preset="ghnd", cut=CUT, channels=channels, width=16)
-        for name, lessons in (
-            ("hnd", (_AT_THE_CUT,)),
-            ("ghnd", (_FEATURES,)),
-            ("bottlefit", (_FEATURES, _BEHIND)),
+    """(name, spec without a seed).
+
+    ``front``: the device keeps the model's own front and narrows what that gives, in whole numbers of 4 bits that the
+    lessons see. The others have an encoder of their own in its place.
+    """
+    own = Bottleneck(preset="ghnd", cut=CUT, channels=3, width=16)
+    kept = Bottleneck(preset="ghnd", cut=CUT, family="autoencoder", channels=6, bits=4)
+    for name, common, codec in (("", own, "none"), ("front ", kept, "round")):
+        features, at_the_cut = (msgspec.structs.replace(one, codec=codec) for one in (_FEATURES, _AT_THE_CUT))
+        for method, lessons in (
+            ("hnd", (at_the_cut,)),
+            ("ghnd", (features,)),
+            ("bottlefit", (features, _BEHIND)),
         ):
-            yield f"{name} {channels}ch", msgspec.structs.replace(common, lessons=lessons)
-        if channels == 3:
-            for beta in (0.32, 2.56):
-                lessons = (msgspec.structs.replace(_WITH_RATE, rate=beta), _BEHIND)
-                yield (
-                    f"entropic-student beta {beta:g}",
-                    Bottleneck(preset="entropic-student", cut=CUT, channels=6, lessons=lessons),
-                )
+            yield f"{name}{method} {common.channels}ch", msgspec.structs.replace(common, lessons=lessons)
+    for beta in BETAS:
+        lessons = (msgspec.structs.replace(_FEATURES, rate=beta, codec="noise"), _BEHIND)
+        student = Bottleneck(preset="entropic-student", cut=CUT, channels=6, lessons=lessons)
+        yield f"entropic-student beta {beta:g}", student
+        yield (
+            f"front entropic-student beta {beta:g}",
+            msgspec.structs.replace(student, family="autoencoder", channels=12),
+        )
 
 
 def scores(found: np.ndarray, task: Task, split: str, whole: np.ndarray | None) -> dict[str, Any]:

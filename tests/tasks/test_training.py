@@ -32,6 +32,7 @@ from tierwise.tasks import (
 from tierwise.tasks._checkpoint import load_checkpoint, load_weights
 from tierwise.tasks._spec import BuiltinName
 from tierwise.tasks._training import _augmented, _padding_mask, _without_padding, trained
+from tierwise.tasks._tuning import training_threads
 
 
 def accuracy(task: Task, net: nn.Module, split: str) -> float:
@@ -290,3 +291,16 @@ def test_narrow_strided_shortcuts_are_not_trained_channels_last() -> None:
     narrow.get_submodule("stem.conv").register_forward_hook(lambda _m, inputs, output: seen.extend((*inputs, output)))
     forward(narrow, {"input": torch.zeros(3, 8, 8, 1).permute(0, 3, 1, 2)})
     assert [tensor.stride() for tensor in seen] == [(64, 64, 8, 1), (512, 64, 8, 1)]
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("2,1", 2), ("64", 4), ("", 4), ("0", 4), ("many", 4)])
+def test_training_takes_no_more_threads_than_asked(
+    monkeypatch: pytest.MonkeyPatch, asked: str, threads: int
+) -> None:
+    monkeypatch.setattr("tierwise.tasks._tuning.usable_cpus", lambda: 4.5)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    for side, expected in ((352, threads), (16, 1)):
+        picture = ImageInput(
+            encoding="jpeg", height=side, width=side, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3, tensor="x"
+        )
+        assert training_threads(picture) == expected
