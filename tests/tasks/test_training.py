@@ -294,9 +294,7 @@ def test_narrow_strided_shortcuts_are_not_trained_channels_last() -> None:
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("2,1", 2), ("64", 4), ("", 4), ("0", 4), ("many", 4)])
-def test_training_takes_no_more_threads_than_asked(
-    monkeypatch: pytest.MonkeyPatch, asked: str, threads: int
-) -> None:
+def test_training_takes_no_more_threads_than_asked(monkeypatch: pytest.MonkeyPatch, asked: str, threads: int) -> None:
     monkeypatch.setattr("tierwise.tasks._tuning.usable_cpus", lambda: 4.5)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     for side, expected in ((352, threads), (16, 1)):
