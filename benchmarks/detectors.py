@@ -78,6 +78,7 @@ def settings() -> Iterator[tuple[str, Bottleneck]]:
             ("hnd", (at_the_cut,)),
             ("ghnd", (features,)),
             ("bottlefit", (features, _BEHIND)),
+            ("hnd and boxes", (at_the_cut, _BEHIND)),
         ):
             yield f"{name}{method} {common.channels}ch", msgspec.structs.replace(common, lessons=lessons)
     lessons = (_RATED, msgspec.structs.replace(_BEHIND, epochs=10))
