@@ -10,8 +10,8 @@ without doing any; `bottlenecks_summary.py` makes tables of that file.
 
 Methods at equal bytes see the same pictures for the same number of epochs: ``hnd`` and ``ghnd`` 20 of features,
 ``bottlefit`` 10 and 10, ``joint`` 20 of labels (all of it trained, from the model's own tail), ``unfrozen`` BottleFit
-with its encoder trained in the second stage too, both also with a tenth of the labels and as many steps;
-``--epochs-frac`` shortens all alike. ``whole`` is the model that they begin from.
+with its encoder trained in the second stage too (by AdamW along a cosine); ``joint`` and ``bottlefit`` also with a
+tenth of the labels and as many steps; ``--epochs-frac`` shortens all alike. ``whole`` is the model that they begin from.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Plan:
         task: The model that bottlenecks are made of; trained until it is worth compressing.
         cut: Between the parts that are replaced and kept.
         stride: Side of the picture over that of the latent.
-        channels: Of the latents in 8 bits; the first is the tight one, for which all methods are compared.
+        sizes: Channels of latents and bits of a value; at the first, which is tight, all methods are compared.
         betas: Weights of a bit for Entropic Student, on squared features.
         end_to_end_betas: The same on cross entropy, which is thousands of times smaller.
         train_frac: Share of the train split that bottlenecks see.
@@ -70,7 +70,7 @@ class Plan:
     task: BuiltinTask
     cut: str = "blocks.5"
     stride: int = 8
-    channels: tuple[int, ...] = (3, 8)
+    sizes: tuple[tuple[int, int], ...] = ((3, 8), (16, 4), (48, 4))
     betas: tuple[float, ...] = (0.16, 0.64, 2.56)
     end_to_end_betas: tuple[float, ...] = (2e-4, 1e-3)
     train_frac: float = 1.0
@@ -78,7 +78,7 @@ class Plan:
 
 _SGD = Training(epochs=30, batch=64, optimiser="sgd", learning_rate=0.1, weight_decay=5e-4, shift_pixels=4, flip=True)
 PLANS = {
-    "digits": Plan(BuiltinTask(name="digits"), cut="blocks.0", stride=2, channels=(1, 2)),
+    "digits": Plan(BuiltinTask(name="digits"), cut="blocks.0", stride=2, sizes=((1, 8), (4, 4))),
     "tiny-imagenet-20": Plan(
         BuiltinTask(
             name="tiny-imagenet-20",
@@ -94,7 +94,7 @@ PLANS = {
         ),
         cut="blocks.3",
         stride=4,
-        channels=(1, 3),
+        sizes=((1, 8), (6, 4)),
         # 20,000 pictures.
         train_frac=0.367,
     ),
@@ -105,7 +105,7 @@ PLANS = {
             training=msgspec.structs.replace(_SGD, epochs=6, batch=128, shift_pixels=3),
         ),
         stride=4,
-        channels=(2, 4),
+        sizes=((2, 8), (8, 4)),
         train_frac=0.45,
     ),
 }
@@ -127,42 +127,58 @@ _BEHIND = Lesson(
     weight_decay=5e-4,
     milestones=(0.5,),
 )
-_UNFROZEN = msgspec.structs.replace(_BEHIND, trains=("encoder", "decoder", "tail"))
+_UNFROZEN = msgspec.structs.replace(
+    _BEHIND,
+    trains=("encoder", "decoder", "tail"),
+    optimiser="adamw",
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    schedule="cosine",
+    milestones=(),
+)
 _WITH_RATE = msgspec.structs.replace(_FIRST, codec="noise", rate=1.0, milestones=(0.5, 0.8))
 _ALL_WITH_RATE = msgspec.structs.replace(_BY_LABELS, codec="noise", rate=1.0)
 
 
 def settings(plan: Plan) -> Iterator[list[Named]]:
     """Groups of (method, setting, spec without a seed), what decides most first."""
-    tight, *wide = plan.channels
-    yield list(_features_and_labels(plan, tight))
+    tight, *wide = plan.sizes
+    own = _narrow(plan, *tight)
+    yield _at(plan, tight, _METHODS)
+    for size in wide:
+        yield _at(plan, size, {"bottlefit": (_FIRST, _BEHIND), "unfrozen": (_FIRST, _UNFROZEN), "joint": (_BY_LABELS,)})
     yield [
         *_with_prior(plan, "entropic-student", plan.betas, (_WITH_RATE, _BEHIND)),
         *_with_prior(plan, "end-to-end", plan.end_to_end_betas, (_ALL_WITH_RATE,)),
     ]
-    yield [named for channels in wide for named in _features_and_labels(plan, channels)]
-    own = _narrow(plan, tight)
     for method, lessons in (
         ("unfrozen", (_FIRST, _UNFROZEN)),
         ("joint-few-labels", (_few(_BY_LABELS),)),
         ("bottlefit-few-labels", (_FIRST, _few(_BEHIND))),
     ):
-        yield [(method, f"{tight}ch", _seeing(own, plan, lessons))]
+        yield [(method, size_name(*tight), _seeing(own, plan, lessons))]
 
 
-def _narrow(plan: Plan, channels: int) -> Bottleneck:
-    return Bottleneck(preset="bottlefit", cut=plan.cut, stride=plan.stride, width=32, channels=channels)
+_METHODS: dict[str, tuple[Lesson, ...]] = {
+    "hnd": (msgspec.structs.replace(_FEATURES, features="cut"),),
+    "ghnd": (_FEATURES,),
+    "bottlefit": (_FIRST, _BEHIND),
+    "joint": (_BY_LABELS,),
+}
 
 
-def _features_and_labels(plan: Plan, channels: int) -> Iterator[Named]:
-    methods: dict[str, tuple[Lesson, ...]] = {
-        "hnd": (msgspec.structs.replace(_FEATURES, features="cut"),),
-        "ghnd": (_FEATURES,),
-        "bottlefit": (_FIRST, _BEHIND),
-        "joint": (_BY_LABELS,),
-    }
-    for method, lessons in methods.items():
-        yield method, f"{channels}ch", _seeing(_narrow(plan, channels), plan, lessons)
+def size_name(channels: int, bits: int) -> str:
+    """How cells call a size of the latent."""
+    return f"{channels}ch" if bits == 8 else f"{channels}ch{bits}b"
+
+
+def _narrow(plan: Plan, channels: int, bits: int) -> Bottleneck:
+    return Bottleneck(preset="bottlefit", cut=plan.cut, stride=plan.stride, width=32, channels=channels, bits=bits)
+
+
+def _at(plan: Plan, size: tuple[int, int], methods: dict[str, tuple[Lesson, ...]]) -> list[Named]:
+    own, name = _narrow(plan, *size), size_name(*size)
+    return [(method, name, _seeing(own, plan, lessons)) for method, lessons in methods.items()]
 
 
 def _with_prior(plan: Plan, preset: Any, betas: tuple[float, ...], lessons: tuple[Lesson, ...]) -> Iterator[Named]:

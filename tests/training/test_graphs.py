@@ -21,8 +21,8 @@ from tierwise.training.compiler import (
     resolve,
     run_eager,
     run_graph,
+    save_masks,
     simplify,
-    update_at_once,
 )
 from tierwise.training.compiler._convolution import convolution_backward
 
@@ -83,19 +83,10 @@ def test_passes_change_no_number(kit: Any, kind: str) -> None:
     joint = capture_step(model, trained, how, *made[0])
     simplify(joint.graph)
     before = run_graph(joint, model, trained, how, made, 5)
-    update_at_once(joint.graph)
+    assert save_masks(joint.graph) > 0
     after, eager = run_graph(joint, model, trained, how, made, 5), run_eager(model, trained, how, made, 5)
     assert before.losses == after.losses
     np.testing.assert_allclose(after.losses, eager.losses, rtol=1e-5)
-
-
-def test_updates_at_once_never_raise_the_peak(kit: Any) -> None:
-    model, made = model_of(kit, "bert")
-    joint = capture_step(model, resolve(Scheme(whole="all"), model), Optimiser(kind="momentum"), *made[0])
-    simplify(joint.graph)
-    traced = peak_bytes(joint.graph)
-    update_at_once(joint.graph)
-    assert peak_bytes(joint.graph) <= traced
 
 
 def test_liveness_of_a_chain_is_counted_by_hand() -> None:

@@ -83,10 +83,11 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
     """What a step costs; what is predicted and what was measured stand apart.
 
     Attributes:
-        predicted_peak_bytes: Most that intermediate tensors take at once, from the liveness of the step's graph,
-            updates placed behind their gradients.
-        predicted_traced_peak_bytes: The same in the order that was traced: all gradients, then all updates.
+        predicted_peak_bytes: Most that intermediate tensors of the step take at once, from the liveness of its graph
+            as the engine runs it.
+        predicted_traced_peak_bytes: The same in the order that was exported: all gradients, then all updates.
         predicted_prefix_peak_bytes: The same of the frozen prefix; 0 where there is none.
+        border_bytes: What the prefix gives to the step; it lives through both.
         state_bytes: Trained tensors and the optimiser's, once.
         prefix_macs: Multiply-accumulates of the frozen prefix, for one batch.
         step_macs: Multiply-accumulates of the rest, for one batch.
@@ -97,11 +98,17 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
     predicted_peak_bytes: Count
     predicted_traced_peak_bytes: Count
     predicted_prefix_peak_bytes: Count
+    border_bytes: Count
     state_bytes: Count
     prefix_macs: Count
     step_macs: Count
     measured_step_s: Annotated[float, msgspec.Meta(gt=0)]
     measured_on: str
+
+    @property
+    def predicted_bytes(self) -> int:
+        """Most that a step takes beyond weights and state: prefix or step, and what goes from one to the other."""
+        return max(self.predicted_peak_bytes, self.predicted_prefix_peak_bytes) + self.border_bytes
 
 
 class TrainingStep(Spec, frozen=True, kw_only=True):
@@ -117,6 +124,7 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
         state: File of the trained tensors at the start (safetensors).
         vectors: File of the verify vectors (safetensors): inputs, labels, and what eager PyTorch made of them.
         batch: Items of a step.
+        prefix_items: Items that the prefix takes at once; a batch goes through it in parts of so many.
         classes: Width of the model's answer.
         inputs: Model inputs that the prefix needs.
         border: What the prefix gives to the step.
@@ -133,6 +141,7 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
     state: str
     vectors: str
     batch: Annotated[int, msgspec.Meta(gt=0)]
+    prefix_items: Annotated[int, msgspec.Meta(gt=0)]
     classes: Annotated[int, msgspec.Meta(gt=1)]
     inputs: tuple[str, ...]
     border: tuple[str, ...]

@@ -82,6 +82,7 @@ def _compile(
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Learning rate; default: the compiled one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of items.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--lean", is_flag=True, help="Take the least memory, as planned; somewhat slower.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Resumed from where it exists; survives a kill.")
 @click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between checkpoints.")
 @click.option("--delta", type=click.Path(path_type=Path), help="Write the trained tensors here at the end.")
@@ -94,6 +95,7 @@ def _run(
     rate: float | None,
     seed: int,
     threads: int,
+    lean: bool,
     checkpoint: Path | None,
     every: int,
     delta: Path | None,
@@ -108,7 +110,7 @@ def _run(
         raise click.UsageError("Give either --task or --folder.")
     opened = open_artifact(artifact)
     items, labels = _items(opened, task_name, folder, cache)
-    session = TrainingSession(opened, threads)
+    session = TrainingSession(opened, threads, lean=lean)
     if checkpoint is not None and checkpoint.exists():
         session.resume(checkpoint)
         click.echo(f"Resumed at step {session.steps}.", err=True)

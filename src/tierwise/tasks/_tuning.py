@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -132,16 +133,12 @@ def answer(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def training_threads(encoding: InputEncoding) -> int:
-    """How many threads of torch a training on such inputs can use; no more than ``OMP_NUM_THREADS`` where it is set.
-
-    A network of many short operators, as a mobile detector is, waits at the end of each for its slowest thread. Where
-    other work holds a core, that takes ten times the CPU time of one thread, so who shares a machine must have a say.
-    """
+    """How many threads of torch a training on such inputs can use; ``OMP_NUM_THREADS``, where set, is not exceeded."""
     if isinstance(encoding, ImageInput) and encoding.height * encoding.width <= _SMALL_PIXELS:
         return 1
-    cpus = max(1, int(usable_cpus()))
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(cpus, int(asked)) if asked.isdecimal() and int(asked) > 0 else cpus
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(allowed) if allowed.isdecimal() and int(allowed) else math.inf
+    return max(1, int(min(usable_cpus(), most)))
 
 
 def build_student(task: Task, subject: Subject) -> nn.Module:

@@ -15,9 +15,22 @@ from tierwise.training._tensor_file import Arrays
 
 __all__ = ["Engine", "open_session"]
 
+_CHECK = "loss_checked"
+_TYPES = {
+    "tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_, "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8, "tensor(double)": np.float64,
+}  # fmt: skip
 
-def open_session(path: Path, threads: int) -> Any:
+
+def open_session(path: Path, threads: int, *, planned: bool = False, exactly: bool = False) -> Any:
     """A session that flushes denormals: momentum decays into them, where arithmetic is up to a hundred times slower.
+
+    Args:
+        path: Of the graph.
+        threads: Of one operator.
+        planned: The nodes stand in the order in which they need least memory: run them so, give every buffer back
+            behind its last reader, and keep none for the next step.
+        exactly: Run the nodes as they are; layouts of this processor would be faster, in an order of their own.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the file.
@@ -32,6 +45,11 @@ def open_session(path: Path, threads: int) -> Any:
         options.add_session_config_entry(key, "0")
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    if planned:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # of what can run, what stands first in the file
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = False
+    if exactly:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no base of their own
@@ -49,20 +67,32 @@ class Engine:
         spec: What they are.
         state: All trained tensors and slots by their names in the graphs.
         threads: Threads of the sessions.
+        lean: Run the planned order in the least memory, and write the next state over the last one; nobody else may
+            read it meanwhile.
 
     Raises:
         ArtifactError: A file cannot be loaded.
     """
 
-    def __init__(self, folder: Path, spec: TrainingStep, state: Mapping[str, npt.NDArray[Any]], threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: TrainingStep,
+        state: Mapping[str, npt.NDArray[Any]],
+        threads: int,
+        *,
+        lean: bool = False,
+    ) -> None:
         import onnxruntime as ort
 
         self._ort, self._spec = ort, spec
-        self._step = open_session(folder / spec.step, threads)
-        self._prefix = None if spec.prefix is None else open_session(folder / spec.prefix, threads)
+        self._step = open_session(folder / spec.step, threads, planned=lean, exactly=lean)
+        self._prefix = None if spec.prefix is None else open_session(folder / spec.prefix, threads, planned=lean)
         self._taken = {value.name for value in self._step.get_inputs()}
         self._now = {name: ort.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in state.items()}
-        self._next = {name: ort.OrtValue.ortvalue_from_numpy(np.zeros_like(array)) for name, array in state.items()}
+        self._next = self._now
+        if not lean:
+            self._next = {n: ort.OrtValue.ortvalue_from_numpy(np.zeros_like(array)) for n, array in state.items()}
 
     def step(
         self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], scalars: tuple[float, ...]
@@ -71,7 +101,7 @@ class Engine:
 
         Raises:
             InputError: The loss is not a finite number; the state is as it was.
-            TierwiseError: ONNX Runtime failed; the state is as it was.
+            TierwiseError: ONNX Runtime failed; the state is as it was, but not where it is changed in place.
         """
         fed: dict[str, Any] = {name: inputs[name] for name in self._spec.others}
         fed["labels"] = labels
@@ -81,7 +111,8 @@ class Engine:
         fed = {name: np.require(array, requirements="C") for name, array in fed.items() if name in self._taken}
         binding = self._step.io_binding()
         try:
-            for name, value in self._border(inputs).items():
+            border = self._border(inputs)  # as above
+            for name, value in border.items():
                 binding.bind_ortvalue_input(name, value)
             for name, array in fed.items():
                 binding.bind_cpu_input(name, array)
@@ -93,12 +124,14 @@ class Engine:
                 binding.bind_ortvalue_output(f"next.{name}", value)
             self._step.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            if _CHECK in str(error):  # the step reads its loss from a place that does not exist, before any update
+                raise InputError(
+                    "the loss must stay finite", fix="Use a smaller rate; the state is as before"
+                ) from error
             raise TierwiseError(
                 f"ONNX Runtime must be able to run the step ({str(error).splitlines()[0][:300]})", where=self._spec.step
             ) from error
-        loss = float(binding.get_outputs()[0].numpy())
-        if not np.isfinite(loss):
-            raise InputError("the loss must stay finite", got=loss, fix="Use a smaller rate; the state is as before")
+        loss = float(binding.get_outputs()[0].numpy().item())
         self._now, self._next = self._next, self._now
         return loss
 
@@ -129,9 +162,15 @@ class Engine:
             return {}
         binding = self._prefix.io_binding()
         held = {name: np.ascontiguousarray(inputs[name]) for name in self._spec.inputs}
-        for name, array in held.items():
-            binding.bind_cpu_input(name, array)
-        for name in self._spec.border:
-            binding.bind_output(name, "cpu")
-        self._prefix.run_with_iobinding(binding)
-        return dict(zip(self._spec.border, binding.get_outputs(), strict=True))
+        shapes = {value.name: (value.type, tuple(value.shape)) for value in self._step.get_inputs()}
+        border = {name: np.empty(shapes[name][1], _TYPES[shapes[name][0]]) for name in self._spec.border}
+        made = {value.name: tuple(value.shape) for value in self._prefix.get_outputs()}
+        items = self._spec.prefix_items
+        for first in range(0, self._spec.batch, items):
+            for name, array in held.items():
+                binding.bind_cpu_input(name, array[first : first + items])
+            for name, array in border.items():
+                part = array if made[name] == array.shape else array[first : first + items]
+                binding.bind_output(name, "cpu", 0, array.dtype.type, list(part.shape), part.ctypes.data)
+            self._prefix.run_with_iobinding(binding)
+        return {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in border.items()}

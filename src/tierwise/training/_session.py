@@ -47,9 +47,9 @@ def plan_of(artifact: Artifact) -> str:
         f"Trained: {len(spec.trained)} tensors, {values:,} values; {spec.optimiser.kind}, batch {spec.batch}",
         f"Multiply-accumulates of a step: {plan.prefix_macs + plan.step_macs:,}, "
         f"of them frozen in front: {plan.prefix_macs:,}",
-        f"Memory beyond weights, predicted: {format_bytes(plan.predicted_peak_bytes)} in between, "
-        f"{format_bytes(plan.predicted_prefix_peak_bytes)} in the frozen part, "
-        f"{format_bytes(2 * plan.state_bytes)} of state",
+        f"Memory beyond weights when run lean, predicted: {format_bytes(plan.predicted_bytes)} in between (frozen part "
+        f"{format_bytes(plan.predicted_prefix_peak_bytes)}, step {format_bytes(plan.predicted_peak_bytes)}, "
+        f"handed over {format_bytes(plan.border_bytes)}), {format_bytes(plan.state_bytes)} of state",
         f"Time of a step, measured while compiling, one thread: {format_seconds(plan.measured_step_s)}",
     ]
     return "\n".join([*lines, *spec.notes])
@@ -64,6 +64,9 @@ class TrainingSession:
     Args:
         artifact: A verified artifact with a training step.
         threads: Threads of ONNX Runtime.
+        lean: Take the least memory, some speed for it: the planned order, no arena, and every new tensor is written
+            over the old one. Nobody may predict meanwhile, and behind a step that ONNX Runtime could not finish (no
+            memory, say) a checkpoint must be read again.
 
     Attributes:
         spec: The compiled step.
@@ -80,14 +83,14 @@ class TrainingSession:
         2.31
     """
 
-    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+    def __init__(self, artifact: Artifact, threads: int = 1, *, lean: bool = False) -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
         start, _ = read_tensors(artifact.path(self.spec.state))
         state = {one.tensor: start[one.tensor] for one in self.spec.trained}
         slots = range(self.spec.optimiser.slots)
         state.update({one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots})
-        self._engine = Engine(artifact.directory, self.spec, state, threads)
+        self._engine = Engine(artifact.directory, self.spec, state, threads, lean=lean)
         vectors, _ = read_tensors(artifact.path(self.spec.vectors))
         self.verified: Replay = replay(self._engine, self.spec, vectors)
         if not self.verified.equal:
@@ -113,7 +116,7 @@ class TrainingSession:
 
         Raises:
             InputError: A wrong count of items, a label that is no class, or a loss that is not finite; nothing changed.
-            TierwiseError: ONNX Runtime failed; nothing changed.
+            TierwiseError: ONNX Runtime failed; nothing changed, unless the session is lean.
         """
         counts = {len(labels), *(len(array) for array in inputs.values())}
         if counts != {self.spec.batch}:

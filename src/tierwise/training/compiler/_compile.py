@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -39,10 +40,10 @@ from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
 from tierwise.training._verify import replay
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
-from tierwise.training.compiler._liveness import peak_bytes
 from tierwise.training.compiler._model import Model, read_model
-from tierwise.training.compiler._onnx import part_to_onnx, predictor_to_onnx
-from tierwise.training.compiler._passes import macs, simplify, update_at_once
+from tierwise.training.compiler._onnx import predictor_to_onnx
+from tierwise.training.compiler._parts import Parts, plan_parts
+from tierwise.training.compiler._passes import macs, simplify
 from tierwise.training.compiler._reference import Batch, mute, run_eager
 from tierwise.training.compiler._resolve import resolve
 from tierwise.training.compiler._split import Part, divide
@@ -163,14 +164,14 @@ def compile_training(
         joint = capture_step(model, trained, optimiser, *batches[0])
         simplify(joint.graph)
         prefix, step = divide(joint)
-        traced_bytes = peak_bytes(step.graph)
-        update_at_once(step.graph)
-        spec = _spec(joint, prefix, step, trained, optimiser, scheme, (traced_bytes, len(batches[0][1])), notes)
-        _fits(spec.plan, most_bytes)
     with progress.step("exporting", None):
-        files: dict[str, bytes | Path] = {_STEP: part_to_onnx(step), **lesson.files}
-        if prefix is not None:
-            files[_PREFIX] = part_to_onnx(prefix)
+        again = partial(_prefix_again, model, trained, optimiser, batches[0])
+        parts = plan_parts(step, prefix, len(batches[0][1]), again)
+        spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
+        _fits(spec.plan, most_bytes)
+        files: dict[str, bytes | Path] = {_STEP: parts.step_plan.content, **lesson.files}
+        if parts.prefix_plan is not None:
+            files[_PREFIX] = parts.prefix_plan.content
         start = start_values(model, trained)
         predictor = predictor_to_onnx(model, trained, start, [_two(x) for x in batches[0][0]])
         files[_MODEL] = predictor.SerializeToString()
@@ -194,11 +195,11 @@ def _segment(predictor: onnx.ModelProto, model: Model) -> Segment:
 
 
 def _fits(plan: TrainingPlan, most_bytes: float | None) -> None:
-    needed = max(plan.predicted_peak_bytes, plan.predicted_prefix_peak_bytes) + 2 * plan.state_bytes
+    needed = plan.predicted_bytes + plan.state_bytes
     if most_bytes is not None and needed > most_bytes:
         raise InputError(
             f"a step must need at most {format_bytes(most_bytes)} beyond the frozen weights",
-            got=f"{format_bytes(needed)}, as predicted",
+            got=f"{format_bytes(needed)}, as predicted for a lean session",
             where="--memory",
             fix="Train fewer layers, take smaller batches or an optimiser with less state",
         )
@@ -259,14 +260,14 @@ def _vectors(
 
 def _spec(
     joint: Joint,
-    prefix: Part | None,
-    step: Part,
+    parts: Parts,
     trained: tuple[Trained, ...],
     optimiser: Optimiser,
     scheme: Scheme,
-    sizes: tuple[int, int],
+    batch: int,
     notes: tuple[str, ...],
 ) -> TrainingStep:
+    prefix, front = parts.prefix, parts.prefix_plan
     known = [name for name, kind in zip(joint.names, joint.kinds, strict=True) if kind == "input"]
     state_bytes = sum(4 * int(np.prod(one.shape)) * (1 + optimiser.slots) for one in trained)
     return TrainingStep(
@@ -274,26 +275,38 @@ def _spec(
         prefix=None if prefix is None else _PREFIX,
         state=_STATE,
         vectors=_VECTORS,
-        batch=sizes[1],
+        batch=batch,
+        prefix_items=parts.items,
         classes=joint.classes,
         inputs=() if prefix is None else prefix.inputs,
         border=() if prefix is None else prefix.outputs,
-        others=tuple(name for name in step.inputs if name in known),
+        others=tuple(name for name in parts.step.inputs if name in known),
         scheme=msgspec.to_builtins(scheme),
         trained=trained,
         optimiser=optimiser,
         plan=TrainingPlan(
-            predicted_peak_bytes=peak_bytes(step.graph),
-            predicted_traced_peak_bytes=sizes[0],
-            predicted_prefix_peak_bytes=0 if prefix is None else peak_bytes(prefix.graph),
+            predicted_peak_bytes=parts.step_plan.timeline.peak_bytes,
+            predicted_traced_peak_bytes=parts.step_plan.exported_peak_bytes,
+            predicted_prefix_peak_bytes=0 if front is None else front.timeline.peak_bytes,
+            border_bytes=parts.border_bytes,
             state_bytes=state_bytes,
-            prefix_macs=0 if prefix is None else macs(prefix.graph),
-            step_macs=macs(step.graph),
+            prefix_macs=0 if prefix is None else macs(prefix.graph) * batch // parts.items,
+            step_macs=macs(parts.step.graph),
             measured_step_s=1.0,
             measured_on=platform.processor() or platform.machine(),
         ),
         notes=notes,
     )
+
+
+def _prefix_again(
+    model: Model, trained: tuple[Trained, ...], optimiser: Optimiser, batch: Batch, items: int
+) -> Part | None:
+    """The frozen prefix for the first ``items`` of ``batch``."""
+    inputs, labels = batch
+    joint = capture_step(model, trained, optimiser, tuple(x[:items] for x in inputs), labels[:items])
+    simplify(joint.graph)
+    return divide(joint)[0]
 
 
 def _measured(

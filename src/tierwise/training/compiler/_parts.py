@@ -1,0 +1,103 @@
+"""Prefix and step as files, planned for memory: a batch goes through the prefix in parts where that needs less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from tierwise.training.compiler._liveness import peak_bytes
+from tierwise.training.compiler._masks import save_masks
+from tierwise.training.compiler._onnx import part_to_onnx
+from tierwise.training.compiler._optimised import Planned, plan_graph
+from tierwise.training.compiler._split import Part
+
+__all__ = ["Parts", "plan_parts"]
+
+
+@final
+@dataclass(frozen=True)
+class Parts:
+    """What a step consists of.
+
+    Attributes:
+        step: What training changes.
+        step_plan: Its file.
+        prefix: What never changes, for ``items`` at once; None where there is no such part.
+        prefix_plan: Its file.
+        items: Items that the prefix takes at once.
+        border_bytes: What the prefix gives to the step, for a whole batch.
+    """
+
+    step: Part
+    step_plan: Planned
+    prefix: Part | None
+    prefix_plan: Planned | None
+    items: int
+    border_bytes: int
+
+
+def plan_parts(step: Part, prefix: Part | None, batch: int, again: Callable[[int], Part | None]) -> Parts:
+    """Export prefix and step; the step with masks for activations.
+
+    Args:
+        step: For a whole batch.
+        prefix: For a whole batch.
+        batch: Items of a step.
+        again: Captures the prefix for so many items.
+
+    Raises:
+        InputError: A graph cannot be exported.
+    """
+    save_masks(step.graph)
+    step_plan = plan_graph(part_to_onnx(step))
+    if prefix is None:
+        return Parts(step, step_plan, None, None, batch, 0)
+    # A prefix computes every item by itself: with norms that keep their statistics nothing mixes the items of a batch.
+    part, items = _in_parts(prefix, batch, step_plan.timeline.peak_bytes, again)
+    return Parts(step, step_plan, part, plan_graph(part_to_onnx(part)), items, _border_bytes(step, prefix))
+
+
+def _border_bytes(step: Part, prefix: Part) -> int:
+    holders = [node for node in step.graph.graph.nodes if node.op == "placeholder"]
+    values = [n.meta["val"] for n, name in zip(holders, step.inputs, strict=True) if name in prefix.outputs]
+    return sum(int(value.numel()) * int(value.element_size()) for value in values)
+
+
+def _in_parts(prefix: Part, batch: int, most_bytes: int, again: Callable[[int], Part | None]) -> tuple[Part, int]:
+    """The prefix for fewer items at once, and how many: the most that need no more than the step behind it does.
+
+    Args:
+        prefix: For the whole batch.
+        batch: Items of a step.
+        most_bytes: What the step needs.
+        again: Captures the prefix for so many items.
+    """
+    whole = peak_bytes(prefix.graph)
+    fitting = [items for items in range(1, batch) if batch % items == 0 and whole * items <= most_bytes * batch]
+    if whole <= most_bytes or batch == 1:
+        return prefix, batch
+    items = max(fitting, default=1)
+    part = again(items)
+    if part is None or not _stacks(part, prefix, items, batch):
+        return prefix, batch
+    return part, items
+
+
+def _stacks(part: Part, whole: Part, items: int, batch: int) -> bool:
+    """Whether each output of the whole is those of the parts one behind another, or the same in all of them."""
+    if (part.inputs, part.outputs) != (whole.inputs, whole.outputs):
+        return False
+    for mine, theirs in zip(_shapes(part), _shapes(whole), strict=True):
+        stacked = theirs[:1] == (batch,) and mine == (items, *theirs[1:])
+        if not stacked and mine != theirs:
+            return False
+    return True
+
+
+def _shapes(part: Part) -> list[tuple[int, ...]]:
+    output = next(node for node in part.graph.graph.nodes if node.op == "output")
+    values = [node.meta["val"] for node in output.args[0]]
+    return [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]

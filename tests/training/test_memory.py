@@ -1,0 +1,171 @@
+"""Memory of a step: masks, the order of nodes, the timeline, and what the session does with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from tierwise._errors import InputError
+from tierwise.artifact import Artifact, Optimiser
+from tierwise.training import Scheme, TrainingSession
+from tierwise.training._tensor_file import read_tensors
+from tierwise.training.compiler import (
+    capture_step,
+    compile_training,
+    eager_timeline,
+    order_for_memory,
+    peak_bytes,
+    plan_graph,
+    read_model,
+    resolve,
+    run_graph,
+    save_masks,
+    simplify,
+    timeline_of,
+)
+from tierwise.training.compiler._rules import rules
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def test_a_mask_takes_the_place_of_the_activation_and_no_gradient_changes(kit: Any) -> None:
+    made = kit.batches("mobilenet", 2)
+    model = read_model(kit.seeded("mobilenet"), {n: torch.from_numpy(a) for n, a in made[0][0].items()})
+    batches = [(tuple(torch.from_numpy(a) for a in x.values()), torch.from_numpy(y)) for x, y in made]
+    trained, how = resolve(Scheme(biases="all", whole=1), model), Optimiser(kind="sgd", rate=0.01)
+    joint = capture_step(model, trained, how, *batches[0])
+    simplify(joint.graph)
+    before, peak = run_graph(joint, model, trained, how, batches, 4), peak_bytes(joint.graph)
+    assert save_masks(joint.graph) >= 35  # two or three of its nodes move for every ReLU6
+    after = run_graph(joint, model, trained, how, batches, 4)
+    assert before.losses == after.losses
+    for name, tensor in before.finals.items():
+        torch.testing.assert_close(after.finals[name], tensor, rtol=0, atol=0)
+    assert peak_bytes(joint.graph) < 0.75 * peak
+
+
+@pytest.mark.parametrize("bounded", [torch.relu, torch.nn.functional.relu6, lambda x: torch.clamp(x, -0.5, 0.5)])
+def test_masks_at_the_bounds_are_autograds(bounded: Any) -> None:
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad((bounded(x * 1.0) * 3).sum(), x)[0]
+
+    x = torch.tensor([-1.0, -0.5, -0.0, 0.0, 0.25, 0.5, 3.0, 6.0, 7.0, float("inf"), float("-inf")])
+    graph = make_fx(gradient, decomposition_table=rules(), tracing_mode="fake")(x)
+    simplify(graph)
+    save_masks(graph)
+    torch.testing.assert_close(graph(x), gradient(x), rtol=0, atol=0)
+
+
+def model_of(nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str], sizes: dict[str, int]) -> Any:
+    def typed(names: list[str]) -> list[onnx.ValueInfoProto]:
+        return [make_tensor_value_info(name, FLOAT, [sizes.get(name, 100)]) for name in names]
+
+    between = [n for node in nodes for n in node.output if n not in outputs]
+    graph = make_graph(nodes, "g", typed(inputs), typed(outputs), value_info=typed(between))
+    return make_model(graph, opset_imports=[make_opsetid("", 20)], ir_version=10)
+
+
+def test_a_timeline_is_counted_by_hand() -> None:
+    nodes = [
+        make_node("Exp", ["x"], ["a"], "first"),
+        make_node("Reshape", ["a", "shape"], ["b"], "second"),  # the memory of a
+        make_node("Exp", ["b"], ["c"], "third"),  # beside it
+        make_node("Where", ["w", "c", "a"], ["d"], "fourth"),  # which takes two more for itself
+        make_node("Exp", ["d"], ["y"], "last"),  # into the caller's buffer
+    ]
+    line = timeline_of(model_of(nodes, ["x", "shape", "w"], ["y"], {}))
+    assert [m.bytes for m in line.moments] == [400, 400, 800, 2000, 400]
+    assert [(h.name, h.first, h.last) for h in line.held] == [("a", 0, 3), ("c", 2, 3), ("d", 3, 4)]
+    assert line.peak_bytes == 2000
+    assert [h.name for h in line.at_peak(1)] == ["a"]
+
+
+def test_a_gradient_is_consumed_before_the_next_one_is_made() -> None:
+    """As traced: three gradients, then three updates; ordered: one gradient at a time, old state read first."""
+    nodes = [make_node("Softmax", ["x"], ["g0"], "gradient 0")]
+    nodes += [make_node("Softmax", ["x" if i else "p2"], [f"g{i}"], f"gradient {i}") for i in (1, 2)]
+    nodes += [make_node("Sub", [f"p{i}", f"g{i}"], [f"next.p{i}"], f"update {i}") for i in range(3)]
+    nodes += [make_node("Softmax", ["p0"], ["loss"], "reads the old state")]
+    model = model_of(nodes, ["x", "p0", "p1", "p2"], [f"next.p{i}" for i in range(3)] + ["loss"], {})
+    assert timeline_of(model).peak_bytes == 1200
+    assert order_for_memory(model).peak_bytes == 400
+    names = [node.name for node in model.graph.node]
+    assert names.index("reads the old state") < names.index("update 0")
+    onnx.checker.check_model(model)
+
+
+def same(one: Path, other: Path) -> None:
+    """Two checkpoints hold the same bits."""
+    (mine, about), (theirs, what) = read_tensors(one), read_tensors(other)
+    assert (about, sorted(mine)) == (what, sorted(theirs))
+    for name, tensor in mine.items():
+        np.testing.assert_array_equal(tensor, theirs[name], strict=True)
+
+
+def test_the_planned_order_needs_less_and_lean_learns_the_same(kit: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    scheme = Scheme(biases=9, whole=1)
+    made = compile_training(
+        kit.seeded("mobilenet"), kit.lesson("mobilenet", 4), scheme, Optimiser(kind="momentum"), folder
+    )
+    spec = made.manifest.training
+    assert spec is not None
+    assert spec.plan.predicted_peak_bytes < spec.plan.predicted_traced_peak_bytes
+    assert spec.prefix_items < spec.batch == 4
+    apart, within = TrainingSession(made), TrainingSession(made, lean=True)
+    inputs, labels = kit.batches("mobilenet", 4)[0]
+    for _ in range(3):
+        assert apart.step(inputs, labels) == within.step(inputs, labels)
+    apart.save(tmp_path / "apart")
+    within.save(tmp_path / "within")
+    same(tmp_path / "apart", tmp_path / "within")
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_a_bad_batch_changes_no_state(kit: Any, small: Artifact, tmp_path: Path, lean: bool) -> None:
+    session = TrainingSession(small, lean=lean)
+    inputs, labels = kit.batches("resnet", 2)[0]
+    session.save(tmp_path / "before")
+    with pytest.raises(InputError, match="loss must stay finite"):
+        session.step({"input": np.full_like(inputs["input"], np.nan)}, labels)
+    session.save(tmp_path / "after")
+    same(tmp_path / "before", tmp_path / "after")
+
+
+def test_what_eager_pytorch_keeps_is_followed() -> None:
+    x = torch.randn(100, 100)
+
+    def step() -> torch.Tensor:
+        a = x * 2
+        b = a + 1
+        del a
+        return (b @ x).sum()
+
+    line = eager_timeline(step)
+    assert [m.bytes for m in line.moments][:3] == [40_000, 80_000, 80_000]
+    assert [(h.bytes, h.first, h.last) for h in line.held][:1] == [(40_000, 0, 1)]
+
+
+def test_constants_that_are_cast_keep_no_activation_apart() -> None:
+    nodes = [
+        make_node("Constant", [], ["low"], "low", value_int=0),
+        make_node("Constant", [], ["high"], "high", value_int=6),
+        make_node("CastLike", ["low", "x"], ["low.cast"], "low_cast"),
+        make_node("CastLike", ["high", "x"], ["high.cast"], "high_cast"),
+        make_node("Conv", ["x", "w"], ["y"], "conv"),
+        make_node("Clip", ["y", "low.cast", "high.cast"], ["z"], "clip"),
+    ]
+    value = lambda name, *shape: make_tensor_value_info(name, FLOAT, shape)  # noqa: E731
+    graph = make_graph(nodes, "g", [value("x", 1, 2, 4, 4)], [value("z", 1, 3, 4, 4)])
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 2, 1, 1), np.float32), "w"))
+    content = make_model(graph, opset_imports=[make_opsetid("", 20)], ir_version=10).SerializeToString()
+    made = onnx.load_from_string(plan_graph(content).content)
+    assert [node.op_type for node in made.graph.node] == ["FusedConv"]
