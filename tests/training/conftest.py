@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tierwise.artifact import Artifact, Optimiser, TensorInput, TensorSpec
-from tierwise.tasks import Bert, MobileNetV2, ResNet, build_subject
-from tierwise.training import Scheme
+from tierwise.tasks import Bert, Llama, MobileNetV2, ResNet, build_decoder, build_subject
+from tierwise.training import IGNORED, Scheme
 from tierwise.training.compiler import Lesson, compile_training
 
 CLASSES = 5
@@ -32,7 +32,19 @@ def bert() -> torch.nn.Module:
     return build_subject(subject, channels=1, classes=CLASSES)
 
 
-MODELS: dict[str, Callable[[], torch.nn.Module]] = {"resnet": resnet, "mobilenet": mobilenet, "bert": bert}
+DECODER = Llama(layers=2, hidden=32, heads=4, kv_heads=2, inner=48, vocabulary=50, length=12)
+
+
+def decoder() -> torch.nn.Module:
+    return build_decoder(DECODER)
+
+
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "resnet": resnet,
+    "mobilenet": mobilenet,
+    "bert": bert,
+    "decoder": decoder,
+}
 
 
 def batches(kind: str, size: int) -> list[tuple[Arrays, npt.NDArray[np.int64]]]:
@@ -47,7 +59,12 @@ def batches(kind: str, size: int) -> list[tuple[Arrays, npt.NDArray[np.int64]]]:
         else:
             side = 32 if kind == "mobilenet" else 13
             inputs = {"input": rng.standard_normal((size, 3, side, side)).astype(np.float32)}
-        made.append((inputs, rng.integers(0, CLASSES, size)))
+        labels = rng.integers(0, CLASSES, size)
+        if kind == "decoder":
+            rows = rng.integers(0, DECODER.vocabulary, (size, DECODER.length + 1))
+            inputs, labels = {"tokens": rows[:, :-1].copy()}, rows[:, 1:].copy()
+            labels[0, -3:] = IGNORED
+        made.append((inputs, labels))
     return made
 
 
@@ -69,7 +86,7 @@ def lesson(kind: str, size: int = 2) -> Lesson:
         TensorSpec(name=n, dtype="FP32" if a.dtype == np.float32 else "INT64", shape=(-1, *a.shape[1:]))
         for n, a in made[0][0].items()
     )
-    labels = tuple(f"c{i}" for i in range(CLASSES))
+    labels = () if kind == "decoder" else tuple(f"c{i}" for i in range(CLASSES))
     return Lesson(kind, TensorInput(tensors=tensors), labels, {}, made, kind)
 
 

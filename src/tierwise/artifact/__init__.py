@@ -43,7 +43,7 @@ from tierwise.artifact._signature import (
     trusted_keys,
     verify,
 )
-from tierwise.artifact._training_step import Optimiser, Trained, TrainingPlan, TrainingStep
+from tierwise.artifact._training_step import Adapter, Optimiser, Trained, TrainingPlan, TrainingStep
 
 __all__ = [
     "FORMAT",
@@ -51,6 +51,7 @@ __all__ = [
     "PAYLOAD_INPUT",
     "SIGNATURE",
     "Accuracy",
+    "Adapter",
     "Artifact",
     "Boundary",
     "Coverage",

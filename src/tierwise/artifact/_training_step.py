@@ -79,6 +79,22 @@ class Trained(Spec, frozen=True, kw_only=True, omit_defaults=True):
         return f"slot{number}.{self.name}"
 
 
+class Adapter(Spec, frozen=True, kw_only=True):
+    """What is added to a frozen weight: scale * up @ down.
+
+    Attributes:
+        weight: Name of the weight in the model.
+        down: Name of the trained tensor [rank, in].
+        up: Name of the trained tensor [out, rank].
+        scale: Factor of the product.
+    """
+
+    weight: str
+    down: str
+    up: str
+    scale: float
+
+
 class TrainingPlan(Spec, frozen=True, kw_only=True):
     """What a step costs; what is predicted and what was measured stand apart.
 
@@ -110,6 +126,11 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
         """Most that a step takes beyond weights and state: prefix or step, and what goes from one to the other."""
         return max(self.predicted_peak_bytes, self.predicted_prefix_peak_bytes) + self.border_bytes
 
+    @property
+    def needed_bytes(self) -> int:
+        """What a step takes beyond the frozen weights in a lean session, which holds its state once."""
+        return self.predicted_bytes + self.state_bytes
+
 
 class TrainingStep(Spec, frozen=True, kw_only=True):
     """A training step, compiled ahead of time for one batch size.
@@ -134,6 +155,8 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
         optimiser: How.
         plan: What it costs.
         notes: Remarks of the compiler.
+        label_shape: Shape of an item's labels: () for one class, (length,) for a token behind each place of a row.
+        adapters: Pairs of trained tensors that belong to a frozen weight.
     """
 
     step: str
@@ -151,6 +174,8 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
     optimiser: Optimiser
     plan: TrainingPlan
     notes: tuple[str, ...] = ()
+    label_shape: tuple[Count, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:

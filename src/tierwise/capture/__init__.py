@@ -1,7 +1,7 @@
 """From a torch module or an ONNX file to a graph with sizes and arithmetic, its legal cuts, and its parts."""
 
 from tierwise.capture._cuts import Cut, cut_points, find_cut
-from tierwise.capture._export import export, quietly, trace
+from tierwise.capture._export import export, origin, quietly, trace
 from tierwise.capture._graph import Graph, Node, Tensor, read_graph
 from tierwise.capture._load import load_onnx
 from tierwise.capture._macs import COMPUTE_OPS, node_macs
@@ -20,6 +20,7 @@ __all__ = [
     "find_cut",
     "load_onnx",
     "node_macs",
+    "origin",
     "quietly",
     "read_graph",
     "run",

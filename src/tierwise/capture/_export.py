@@ -9,7 +9,7 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from tierwise._errors import InputError
 
-__all__ = ["export", "quietly", "trace"]
+__all__ = ["export", "origin", "quietly", "trace"]
 
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'")
 _CONSTANT = re.compile(r"to be a constant \((\d+)\)")
@@ -135,14 +135,48 @@ def quietly() -> Iterator[None]:
         logging.disable(level)
 
 
+def origin(error: BaseException, graph: torch.fx.Graph) -> tuple[str | None, str | None]:
+    """The operator that an exporter's error names, and the line of the model that it comes from.
+
+    Args:
+        error: With those that caused it.
+        graph: Where nodes keep the stack they were captured with.
+
+    Returns:
+        Each None where it is not known.
+    """
+    chain = _chain(error)
+    text = "\n".join(str(link) for link in chain)
+    found = _OPERATOR.search(text)
+    if found is None:
+        return None, _own_line(_LINE.findall(text))
+    operator = found[1]
+    line = _node_line(graph.nodes, operator)
+    if line is None:
+        family, _, name = operator.partition(".")
+        made_of = [node for node in graph.nodes if _comes_from(family, name.partition(".")[0], node)]
+        line = _node_line(made_of, "")
+        operator = next((str(node.target) for node in made_of), operator)
+    return operator, line
+
+
+def _comes_from(family: str, name: str, node: torch.fx.Node) -> bool:
+    """Whether ``node`` may have been written out as the operator ``name``.
+
+    A gradient has its operator's name in front; ``prims.bessel_i1`` is what ``aten.special_i1`` is made of.
+    """
+    parts = str(node.target).split(".")
+    if node.op != "call_function" or len(parts) < 2:
+        return False
+    if family == "prims":
+        return parts[1].rpartition("_")[2] == name.rpartition("_")[2]
+    return name != parts[1] and name.strip("_").removesuffix("_backward") == parts[1].strip("_")
+
+
 def _explained(
     module: torch.nn.Module, error: BaseException, program: torch.export.ExportedProgram | None
 ) -> InputError:
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = _chain(error)
     text = "\n".join(str(link) for link in chain)
     operator = _OPERATOR.search(text)
     line = _operator_line(program, operator[1]) if operator and program is not None else _model_line(chain, text)
@@ -155,10 +189,23 @@ def _explained(
     )
 
 
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
 def _operator_line(program: torch.export.ExportedProgram, operator: str) -> str | None:
     """The line of the model from which ``operator`` came."""
     with quietly():
         nodes = list(program.graph.nodes) + list(program.run_decompositions().graph.nodes)
+    return _node_line(nodes, operator)
+
+
+def _node_line(nodes: Iterable[torch.fx.Node], operator: str) -> str | None:
     for node in nodes:
         if str(node.target).startswith(operator):
             found = _own_line(_LINE.findall(node.meta.get("stack_trace") or ""))

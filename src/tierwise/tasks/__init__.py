@@ -5,6 +5,7 @@ Importing this room brings no torch; building or training a model does.
 
 from tierwise.tasks._box_labels import box_labels
 from tierwise.tasks._box_scores import BoxScores, MapDifference, map_difference
+from tierwise.tasks._llama_spec import Llama
 from tierwise.tasks._load import load_task
 from tierwise.tasks._picture_spec import DenseNet, Inception, MobileNetV2
 from tierwise.tasks._spec import (
@@ -27,7 +28,7 @@ from tierwise.tasks._spec import (
     task_names,
 )
 from tierwise.tasks._start import started
-from tierwise.tasks._subject import build_subject
+from tierwise.tasks._subject import build_decoder, build_subject
 from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score, score_classes
 from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, settled, task_loss
 
@@ -44,6 +45,7 @@ __all__ = [
     "Inception",
     "Item",
     "LazySplits",
+    "Llama",
     "MapDifference",
     "Metric",
     "MobileNetV2",
@@ -62,6 +64,7 @@ __all__ = [
     "YoloFolders",
     "answer",
     "box_labels",
+    "build_decoder",
     "build_student",
     "build_subject",
     "fine_tune",

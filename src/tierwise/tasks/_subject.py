@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tierwise.tasks._llama_spec import Llama
 from tierwise.tasks._picture_spec import DenseNet, Inception, MobileNetV2
 from tierwise.tasks._spec import Bert, FastestDet, Roberta, Subject
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build_subject"]
+__all__ = ["build_decoder", "build_subject"]
 
 
 def build_subject(subject: Subject, *, classes: int, channels: int = 3) -> nn.Module:
@@ -47,3 +48,17 @@ def build_subject(subject: Subject, *, classes: int, channels: int = 3) -> nn.Mo
             return InceptionNet(subject, channels=channels, classes=classes)
         case _:
             return ResidualNet(residual_plan(subject), channels=channels, classes=classes)
+
+
+def build_decoder(spec: Llama) -> nn.Module:
+    """An untrained decoder in evaluation mode: token rows [n, length] in, logits [n, length, vocabulary] out.
+
+    Args:
+        spec: Its sizes.
+
+    Raises:
+        SpecError: Heads that do not fit.
+    """
+    from tierwise.tasks._llama import LlamaNet
+
+    return LlamaNet(spec).eval()

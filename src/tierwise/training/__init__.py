@@ -3,21 +3,37 @@
 Importing this room brings no torch; what compiles a step is the room's part `tierwise.training.compiler`, which does.
 """
 
+from tierwise.training._adapter import LoRA, merge
 from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
+from tierwise.training._labels import IGNORED
 from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
+from tierwise.training._tensor_file import read_tensors
+from tierwise.training._text import next_tokens, read_bytes
+from tierwise.training._trainer import train_for_node
+from tierwise.training._trial import Span, Trace, Trial
 from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
 __all__ = [
+    "IGNORED",
     "LARGEST_ERROR",
     "Feed",
+    "LoRA",
     "Replay",
     "Scheme",
+    "Span",
+    "Trace",
     "TrainingSession",
+    "Trial",
+    "merge",
+    "next_tokens",
     "plan_of",
+    "read_bytes",
     "read_folder",
     "read_scheme",
+    "read_tensors",
     "relative_error",
+    "train_for_node",
     "training_step_of",
 ]

@@ -10,6 +10,7 @@ import msgspec
 
 from tierwise._config import Spec, load_toml
 from tierwise._errors import SpecError
+from tierwise.training._adapter import LoRA
 
 __all__ = ["Scheme", "read_scheme"]
 
@@ -25,6 +26,8 @@ class Scheme(Spec, frozen=True, kw_only=True):
         weights: Weights of named layers; the number is the share of input channels whose weights are trained, those of
             the largest norm first. Each must be among the layers whose biases are trained: to reach it, the gradient
             passes there anyway. (Lin et al., "On-Device Training Under 256KB Memory", arXiv 2206.15472.)
+        lora: Adapters of linear layers by patterns of their names (``*`` stands for anything); the weights themselves
+            stay frozen.
 
     Example:
         >>> Scheme(biases=6, whole=1, weights={"blocks.4.conv1": 0.25}).whole
@@ -34,6 +37,7 @@ class Scheme(Spec, frozen=True, kw_only=True):
     biases: Annotated[int, msgspec.Meta(ge=0)] | Literal["all"] = 0
     whole: Annotated[int, msgspec.Meta(ge=0)] | Literal["all"] = 0
     weights: dict[str, Ratio] = msgspec.field(default_factory=dict)
+    lora: dict[str, LoRA] = msgspec.field(default_factory=dict)
 
 
 def read_scheme(text: str) -> Scheme:
@@ -41,7 +45,8 @@ def read_scheme(text: str) -> Scheme:
 
     Args:
         text: ``full``; ``last-3``: the last three layers; ``bias``: all biases and the last layer; ``bias-6``:
-            biases of the last six and the last layer; or the path of a TOML file with the fields of `Scheme`.
+            biases of the last six and the last layer; ``lora-8``: adapters of rank 8 on all linear layers; or the path
+            of a TOML file with the fields of `Scheme`.
 
     Raises:
         SpecError: None of these.
@@ -50,12 +55,14 @@ def read_scheme(text: str) -> Scheme:
         return Scheme(whole="all")
     if text == "bias":
         return Scheme(biases="all", whole=1)
-    counted = re.fullmatch(r"(last|bias)-([1-9]\d{0,4})", text)
+    counted = re.fullmatch(r"(last|bias|lora)-([1-9]\d{0,4})", text)
     if counted:
         count = int(counted[2])
+        if counted[1] == "lora":
+            return Scheme(lora={"*": LoRA(rank=count)})
         return Scheme(whole=count) if counted[1] == "last" else Scheme(biases=count, whole=1)
     if text.endswith(".toml"):
         return load_toml(Path(text), Scheme)
     raise SpecError(
-        "a scheme must be full, last-N, bias, bias-N or a .toml file", got=repr(text), fix="Try --scheme last-3"
+        "a scheme must be full, last-N, bias, bias-N, lora-N or a .toml file", got=repr(text), fix="Try --scheme last-3"
     )

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from tierwise._errors import ArtifactError, InputError
 from tierwise._units import format_bytes, format_seconds
 from tierwise.artifact import Artifact, TrainingStep
+from tierwise.training._adapter import merge
 from tierwise.training._engine import Engine, open_session
+from tierwise.training._labels import check_labels
 from tierwise.training._tensor_file import read_tensors, write_tensors
 from tierwise.training._verify import Replay, replay
 
@@ -86,11 +88,7 @@ class TrainingSession:
     def __init__(self, artifact: Artifact, threads: int = 1, *, lean: bool = False) -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
-        start, _ = read_tensors(artifact.path(self.spec.state))
-        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
-        slots = range(self.spec.optimiser.slots)
-        state.update({one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots})
-        self._engine = Engine(artifact.directory, self.spec, state, threads, lean=lean)
+        self._engine = Engine(artifact.directory, self.spec, self._at_first(), threads, lean=lean)
         vectors, _ = read_tensors(artifact.path(self.spec.vectors))
         self.verified: Replay = replay(self._engine, self.spec, vectors)
         if not self.verified.equal:
@@ -100,9 +98,20 @@ class TrainingSession:
                 where=artifact.directory,
                 fix="Compile it again on this kind of machine; nothing was trained",
             )
-        self._engine.load(state)
-        self.steps = 0
+        self.restart()
         self._predictor: Any = None
+
+    def restart(self) -> None:
+        """Forget all that was learnt: tensors as they were compiled, no steps taken."""
+        self._engine.load(self._at_first())
+        self.steps = 0
+
+    def _at_first(self) -> dict[str, npt.NDArray[Any]]:
+        # Read again each time: a node has no memory to keep what it rarely needs.
+        start, _ = read_tensors(self._artifact.path(self.spec.state))
+        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
+        slots = range(self.spec.optimiser.slots)
+        return {**state, **{one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots}}
 
     def step(
         self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], rate: float | None = None
@@ -111,7 +120,7 @@ class TrainingSession:
 
         Args:
             inputs: Model inputs by name, exactly ``spec.batch`` items.
-            labels: Classes, [n].
+            labels: Classes, [n]; for tokens the one behind each place, [n, length], or `IGNORED`.
             rate: Learning rate; None: the optimiser's.
 
         Raises:
@@ -121,17 +130,14 @@ class TrainingSession:
         counts = {len(labels), *(len(array) for array in inputs.values())}
         if counts != {self.spec.batch}:
             raise InputError(f"a batch must have {self.spec.batch} items", got=sorted(counts), where="training step")
-        if labels.min() < 0 or labels.max() >= self.spec.classes:
-            raise InputError(
-                f"labels must be in [0, {self.spec.classes})", got=f"{labels.min()} to {labels.max()}", where="labels"
-            )
+        check_labels(labels, self.spec)
         scalars = self.spec.optimiser.scalar_values(self.steps + 1, rate or self.spec.optimiser.rate)
         loss = self._engine.step(inputs, np.asarray(labels, np.int64), scalars)
         self.steps += 1
         return loss
 
     def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Logits [n, classes] for any number of items, from the very tensors that `step` changes."""
+        """Logits [n, classes], or [n, length, vocabulary], for any n, from the very tensors that `step` changes."""
         segment = self._artifact.manifest.segments[0]
         if self._predictor is None:
             self._predictor = open_session(self._artifact.path(segment.file), self._threads)
@@ -148,6 +154,19 @@ class TrainingSession:
         self._predictor.run_with_iobinding(binding)
         logits: npt.NDArray[np.float32] = binding.get_outputs()[0].numpy()
         return logits
+
+    def merged(self, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Plain ``weights`` with what the adapters have learnt in them, see `tierwise.training.merge`.
+
+        Raises:
+            InputError: As there.
+        """
+        return merge(self.spec, weights, self._engine.state())
+
+    def trained(self) -> dict[str, npt.NDArray[Any]]:
+        """A copy of the trained tensors, by their names in the graphs."""
+        state = self._engine.state()
+        return {one.tensor: state[one.tensor] for one in self.spec.trained}
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
@@ -166,8 +185,7 @@ class TrainingSession:
 
     def export_delta(self, path: Path) -> None:
         """Write what was learnt: the trained tensors alone, for any copy of the artifact, bit by bit."""
-        state = self._engine.state()
-        write_tensors(path, {one.tensor: state[one.tensor] for one in self.spec.trained}, self._about("delta"))
+        write_tensors(path, self.trained(), self._about("delta"))
 
     def apply_delta(self, path: Path) -> None:
         """Take over what was learnt elsewhere; the optimiser's tensors begin at zero again.

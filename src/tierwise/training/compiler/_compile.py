@@ -39,6 +39,7 @@ from tierwise.training._engine import Engine
 from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
 from tierwise.training._verify import replay
+from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._model import Model, read_model
 from tierwise.training.compiler._onnx import predictor_to_onnx
@@ -69,9 +70,10 @@ class Lesson:
     Attributes:
         name: Of the artifact.
         encoding: What a client sends.
-        labels: Class names.
+        labels: Class names, or none.
         files: Files that preprocessing needs.
-        batches: At least one batch of model inputs by name with its labels, for capture and verify vectors.
+        batches: At least one batch of model inputs by name with its labels, [n] or [n, length], for capture and verify
+            vectors.
         task: Name of the task.
         fingerprint: Of the task.
     """
@@ -95,7 +97,7 @@ def compile_task(
     *,
     most_bytes: float | None = None,
 ) -> Artifact:
-    """Compile the model of a task with classes; verify vectors are made of items of its train split.
+    """Compile the model of a task with classes; verify vectors are made of items of its train split, labelled wrongly.
 
     Args:
         task: With a torch model.
@@ -115,9 +117,9 @@ def compile_task(
     model = task.model(progress)
     items = task.splits["train"].head(2 * batch)
     chosen = [np.arange(batch) % len(items), np.arange(batch, 2 * batch) % len(items)]
-    batches = [
-        (task.tensors([items.items[int(i)] for i in part]), items.labels[part].astype(np.int64)) for part in chosen
-    ]
+    # Each label is the next class: gradients of what a model knows are rounding, of which Adam makes whole steps.
+    wrong = (items.labels.astype(np.int64) + 1) % max(len(task.labels), 1 + int(items.labels.max()))
+    batches = [(task.tensors([items.items[int(i)] for i in part]), wrong[part]) for part in chosen]
     lesson = Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
     return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
 
@@ -138,7 +140,7 @@ def compile_training(
     them) and dropout is off.
 
     Args:
-        module: The model; answers logits [n, classes].
+        module: The model; answers logits [n, classes], or [n, length, vocabulary] for a next token at each place.
         lesson: Data, and for whom.
         scheme: What is trained.
         optimiser: How.
@@ -160,6 +162,7 @@ def compile_training(
     ]
     with progress.step("capturing the training step", None):
         model = read_model(module, {n: _two(torch.from_numpy(np.array(a))) for n, a in lesson.batches[0][0].items()})
+        model = adapt(model, scheme.lora)
         trained, notes = _audible(model, resolve(scheme, model), batches[0])
         joint = capture_step(model, trained, optimiser, *batches[0])
         simplify(joint.graph)
@@ -168,6 +171,7 @@ def compile_training(
         again = partial(_prefix_again, model, trained, optimiser, batches[0])
         parts = plan_parts(step, prefix, len(batches[0][1]), again)
         spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
+        spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
         _fits(spec.plan, most_bytes)
         files: dict[str, bytes | Path] = {_STEP: parts.step_plan.content, **lesson.files}
         if parts.prefix_plan is not None:
@@ -195,11 +199,10 @@ def _segment(predictor: onnx.ModelProto, model: Model) -> Segment:
 
 
 def _fits(plan: TrainingPlan, most_bytes: float | None) -> None:
-    needed = plan.predicted_bytes + plan.state_bytes
-    if most_bytes is not None and needed > most_bytes:
+    if most_bytes is not None and plan.needed_bytes > most_bytes:
         raise InputError(
             f"a step must need at most {format_bytes(most_bytes)} beyond the frozen weights",
-            got=f"{format_bytes(needed)}, as predicted for a lean session",
+            got=f"{format_bytes(plan.needed_bytes)}, as predicted for a lean session",
             where="--memory",
             fix="Train fewer layers, take smaller batches or an optimiser with less state",
         )
@@ -328,7 +331,7 @@ def _measured(
                 "the compiled step must do what eager PyTorch does (1e-5 relative)",
                 got=f"losses off by {found.loss_error:.1e}, weights by {found.weight_error:.1e}",
                 where="ONNX Runtime",
-                fix="Freeze more layers to find the one that differs; nothing was written",
+                fix="Take a smaller rate, or freeze more layers to find the one that differs; nothing was written",
             )
         engine.load(state)
         batch = {name.removeprefix("input."): vectors[name][0] for name in vectors if name.startswith("input.")}

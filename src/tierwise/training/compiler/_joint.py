@@ -9,10 +9,12 @@ from typing import Any, final
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import preserve_node_meta
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tierwise._errors import InputError
 from tierwise.artifact import Optimiser, Trained
+from tierwise.capture import origin
 from tierwise.training.compiler._model import Model
 from tierwise.training.compiler._rules import rules
 
@@ -55,9 +57,16 @@ def start_values(model: Model, trained: Sequence[Trained]) -> dict[str, torch.Te
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch of -log softmax at the label; without gathers, which need scatters to go back."""
-    chosen = (labels[:, None] == torch.arange(logits.shape[1])[None, :]).to(logits.dtype)
-    return -(torch.log_softmax(logits, dim=1) * chosen).sum() / logits.shape[0]
+    """Mean of -log softmax at the label; without gathers, which need scatters to go back.
+
+    Args:
+        logits: [n, classes], or [n, length, vocabulary].
+        labels: [n], or [n, length]; places with `tierwise.training.IGNORED` do not count there.
+    """
+    chosen = (labels.unsqueeze(-1) == torch.arange(logits.shape[-1])).to(logits.dtype)
+    # A label that does not count equals no class, so its row adds nothing to either sum.
+    counted = chosen.sum() if labels.ndim > 1 else logits.shape[0]
+    return -(torch.log_softmax(logits, dim=-1) * chosen).sum() / counted
 
 
 def capture_step(
@@ -97,12 +106,14 @@ def capture_step(
         return loss.detach(), *(after[name] for name in state)
 
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), preserve_node_meta():
             graph = make_fx(step, decomposition_table=rules(), tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
-    except (RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # operators raise many kinds when they are traced or differentiated
+        operator, line = origin(error, model.graph.graph)
+        reason = f"operator {operator}: " * bool(operator) + str(error).strip().splitlines()[0][:300]
         raise InputError(
-            f"a training step must be captured as one graph ({str(error).splitlines()[0][:300]})",
-            where="the model",
+            f"a training step must be captured as one graph ({reason})",
+            where=line or "the model",
             fix="Write that part with operators whose gradients are matrix products, convolutions or elementwise",
         ) from error
     kinds = ["state"] * len(state) + ["scalar"] * len(scalars) + ["input"] * len(inputs) + ["label"]
@@ -112,16 +123,26 @@ def capture_step(
         (*kinds, *(["frozen"] * len(frozen))),
         (LOSS, *(f"next.{name}" for name in state)),
         {f"frozen.{name}": tensor for name, tensor in frozen.items()},
-        _classes(model, inputs),
+        _classes(model, inputs, labels),
     )
 
 
-def _classes(model: Model, inputs: Sequence[torch.Tensor]) -> int:
+def _classes(model: Model, inputs: Sequence[torch.Tensor], labels: torch.Tensor) -> int:
     with torch.no_grad():
         logits = model(tuple(inputs), model.tensors)
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise InputError("a model to train must answer logits [n, classes]", got=list(logits.shape), where="the model")
-    return int(logits.shape[1])
+    if logits.ndim not in (2, 3) or logits.shape[-1] < 2:
+        raise InputError(
+            "a model to train must answer logits [n, classes] or [n, length, vocabulary]",
+            got=list(logits.shape),
+            where="the model",
+        )
+    if labels.shape != logits.shape[:-1]:
+        raise InputError(
+            f"labels must have the shape {list(logits.shape[:-1])}, one for each row of logits",
+            got=list(labels.shape),
+            where="labels",
+        )
+    return int(logits.shape[-1])
 
 
 def _updated(

@@ -10,9 +10,10 @@ import torch
 from torch import fx
 
 from tierwise._errors import InputError
-from tierwise.artifact import Trained
+from tierwise.artifact import Adapter, Trained
 from tierwise.capture import trace
 from tierwise.training.compiler._narrow_grad import narrow_conv2d, narrow_linear
+from tierwise.training.compiler._unsplit import unsplit
 
 __all__ = ["Layer", "Model", "read_model"]
 
@@ -47,11 +48,14 @@ class Model:
         inputs: Names of its inputs, in order.
         tensors: Parameters, buffers and constants that the graph uses.
         layers: Owners of parameters, in the order of their first use.
+        adapters: What was put beside weights.
+        graph: What runs.
     """
 
-    def __init__(self, graph: fx.GraphModule, inputs: tuple[str, ...]) -> None:
-        self._graph = graph
+    def __init__(self, graph: fx.GraphModule, inputs: tuple[str, ...], adapters: tuple[Adapter, ...] = ()) -> None:
+        self.graph = graph
         self.inputs = inputs
+        self.adapters = adapters
         self.tensors: dict[str, torch.Tensor] = {
             str(node.target): _attribute(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"
         }
@@ -70,7 +74,7 @@ class Model:
             tensors: All of `tensors`, or what takes their place.
             slices: For weights of which some input channels are trained: which, and their values.
         """
-        outputs = _Run(self._graph, tensors, slices or {}).run(*inputs)
+        outputs = _Run(self.graph, tensors, slices or {}).run(*inputs)
         first: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else next(iter(outputs))
         return first
 
@@ -107,6 +111,8 @@ def read_model(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> 
         InputError: As `tierwise.capture.trace`, or the model has no parameters.
     """
     graph = trace(module, example)
+    _tie(graph)
+    unsplit(graph)
     for node in list(graph.graph.nodes):
         _fold(graph, node)
     graph.graph.eliminate_dead_code()
@@ -115,6 +121,14 @@ def read_model(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> 
     if not model.layers:
         raise InputError("a model to train must have parameters", where=type(module).__name__)
     return model
+
+
+def _tie(graph: fx.GraphModule) -> None:
+    """A tensor that stands under several names keeps the first alone, or training would let copies drift apart."""
+    first: dict[int, str] = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            node.target = first.setdefault(id(_attribute(graph, str(node.target))), str(node.target))
 
 
 def _fold(graph: fx.GraphModule, norm: fx.Node) -> None:

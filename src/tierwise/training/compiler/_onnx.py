@@ -10,7 +10,7 @@ import torch
 
 from tierwise._errors import InputError
 from tierwise.artifact import Trained
-from tierwise.capture import quietly
+from tierwise.capture import origin, quietly
 from tierwise.training.compiler._model import Model
 from tierwise.training.compiler._split import Part
 
@@ -29,7 +29,7 @@ def part_to_onnx(part: Part) -> bytes:
         torch.zeros(value.shape, dtype=value.dtype)
         for value in (node.meta["val"] for node in part.graph.graph.nodes if node.op == "placeholder")
     ]
-    model = _exported(part.graph, tuple(examples), part.inputs, part.outputs, None)
+    model = _exported(part.graph, part.graph.graph, tuple(examples), part.inputs, part.outputs, None)
     content: bytes = model.SerializeToString()
     return content
 
@@ -43,6 +43,7 @@ def predictor_to_onnx(
     axes = ((*({**free} for _ in example), *(None for _ in trained)),)
     exported = _exported(
         _Predictor(model, trained),
+        model.graph.graph,
         (*example, *(start[name] for name in names)),
         (*model.inputs, *names),
         ("logits",),
@@ -82,7 +83,12 @@ class _Predictor(torch.nn.Module):
 
 
 def _exported(
-    module: torch.nn.Module, args: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str], axes: Any
+    module: torch.nn.Module,
+    source: torch.fx.Graph,
+    args: tuple[Any, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    axes: Any,
 ) -> onnx.ModelProto:
     try:
         with quietly(), torch.no_grad():
@@ -100,10 +106,12 @@ def _exported(
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        operator, line = origin(error, source)
+        reason = f"operator {operator} has no ONNX form" if operator else str(cause).strip().splitlines()[0][:300]
         raise InputError(
-            f"the training step must export to ONNX ({str(cause).strip().splitlines()[0][:300]})",
-            where="the compiled graph",
-            fix="Freeze the layer with that operator, or write it with others",
+            f"the training step must export to ONNX ({reason})",
+            where=line or "the compiled graph",
+            fix="Write that line with other operators",
         ) from error
     if made is None:
         raise InputError("the exporter must return a program", where="the compiled graph")

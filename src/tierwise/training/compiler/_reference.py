@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 
 from tierwise.artifact import Optimiser, Trained
+from tierwise.training._labels import IGNORED
 from tierwise.training.compiler._joint import Joint, start_values
 from tierwise.training.compiler._model import Model
 
@@ -44,7 +45,7 @@ def run_eager(
     losses = []
     for i in range(steps):
         inputs, labels = batches[i % len(batches)]
-        loss = torch.nn.functional.cross_entropy(model(inputs, tensors), labels)
+        loss = _eager_loss(model(inputs, tensors), labels)
         update.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for one in trained:
@@ -93,12 +94,16 @@ def mute(model: Model, trained: Sequence[Trained], batch: Batch) -> set[str]:
     inputs, labels = batch
     wide = {name: _double(tensor.detach()) for name, tensor in model.tensors.items()}
     leaves = {one.name: wide[one.name].clone().requires_grad_() for one in trained}
-    loss = torch.nn.functional.cross_entropy(model(tuple(map(_double, inputs)), {**wide, **leaves}), labels)
+    loss = _eager_loss(model(tuple(map(_double, inputs)), {**wide, **leaves}), labels)
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     sizes = {name: 0.0 if g is None else float(g.abs().max()) for name, g in zip(leaves, grads, strict=True)}
     largest = max(sizes.values())
     unused = {name for name, g in zip(leaves, grads, strict=True) if g is None}
     return unused | {name for name, size in sizes.items() if 0 < size < 1e-12 * largest}
+
+
+def _eager_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,23 +19,32 @@ def resolve(scheme: Scheme, model: Model) -> tuple[Trained, ...]:
 
     Raises:
         SpecError: A layer that the model does not have or whose channels cannot be trained apart, one in front of the
-            biases that are trained, or nothing to train.
+            biases that are trained, a weight that is trained beside its adapter, or nothing to train.
     """
     _check(scheme, model)
     found = tuple(_chosen(scheme, model))
     if not found:
         raise SpecError("a scheme must train something", got="no tensor", where="scheme")
+    twice = sorted({one.name for one in found} & {one.weight for one in model.adapters})
+    if twice:
+        raise SpecError(
+            "a weight with an adapter must stay frozen",
+            got=twice[0],
+            where="scheme",
+            fix="Write a pattern that leaves that layer out, or do not train the layer whole",
+        )
     return found
 
 
 def _chosen(scheme: Scheme, model: Model) -> Iterator[Trained]:
+    added = {name for one in model.adapters for name in (one.down, one.up)}
     biases, whole = (_first(model.layers, count) for count in (scheme.biases, scheme.whole))
     for position, layer in enumerate(model.layers):
         for name in layer.parameters:
             tensor = model.tensors[name]
             if not tensor.is_floating_point():
                 continue
-            if position >= whole or (position >= biases and name.rpartition(".")[2] == "bias"):
+            if name in added or position >= whole or (position >= biases and name.rpartition(".")[2] == "bias"):
                 yield Trained(name=name, shape=tuple(tensor.shape))
             elif layer.name in scheme.weights and tensor.ndim > 1:
                 yield _share(name, tensor, scheme.weights[layer.name])

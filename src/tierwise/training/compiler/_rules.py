@@ -28,8 +28,34 @@ def rules() -> dict[Any, Callable[..., Any]]:
     table[_ATEN.convolution_backward.default] = convolution_backward
     table[_ATEN.max_pool2d_with_indices_backward.default] = _max_pool_backward
     table[_ATEN.embedding_dense_backward.default] = _embedding_backward
+    table[_ATEN.slice_backward.default] = _slice_backward
+    table[_ATEN.select_backward.default] = _select_backward
+    table[_ATEN.pow.Tensor_Scalar] = _power
     table.pop(_ATEN.addmm.default, None)
     return table
+
+
+def _slice_backward(grad: torch.Tensor, sizes: Any, dim: int, start: int, end: int, step: int) -> torch.Tensor:
+    """Zeros around the gradient: a scatter, the usual form, is exported with two transposes of the whole tensor."""
+    size = sizes[dim]
+    start, end = (min(max(at + size if at < 0 else at, 0), size) for at in (start, end))
+    if step != 1:
+        whole: torch.Tensor = torch.slice_scatter(grad.new_zeros(sizes), grad, dim, start, end, step)
+        return whole
+    behind = [0, 0] * (len(sizes) - 1 - dim % len(sizes))
+    return torch.nn.functional.pad(grad, [*behind, start, size - max(start, end)])
+
+
+def _select_backward(grad: torch.Tensor, sizes: Any, dim: int, index: int) -> torch.Tensor:
+    dim, index = dim % len(sizes), index % sizes[dim]
+    return _slice_backward(grad.unsqueeze(dim), sizes, dim, index, index + 1, 1)
+
+
+def _power(x: torch.Tensor, exponent: Any) -> Any:
+    """Small whole powers as products, which engines compute several times faster."""
+    if exponent not in (1, 2, 3) or not x.is_floating_point():
+        return NotImplemented
+    return {1: lambda: x, 2: lambda: x * x, 3: lambda: x * x * x}[int(exponent)]()
 
 
 def _max_pool_backward(
