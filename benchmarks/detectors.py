@@ -61,7 +61,7 @@ _BEHIND = Lesson(
     weight_decay=0.01, schedule="cosine",
 )  # fmt: skip
 _RATED = msgspec.structs.replace(_FEATURES, rate=0.08, codec="noise", learning_rate=2e-3, milestones=(0.6, 0.85))
-"""Twice the learning rate for longer: behind its own front the detector's features are learnt from the start."""
+"""Entropic Student's first lesson, with the noise of rounding and the price of a bit."""
 
 
 def settings() -> Iterator[tuple[str, Bottleneck]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -20,10 +19,10 @@ _SIDES = 2
 Corners = tuple[tuple[float, float], ...]
 """Upper and left edges of tiles, as shares of the picture; each tile takes half of it each way."""
 
-APART: Corners = tuple(itertools.product((0, 0.5), repeat=2))
+APART: Corners = tuple((top, left) for top in (0, 0.5) for left in (0, 0.5))
 """A picture cut into four, for judging: no pixel counts twice."""
 
-OVERLAPPING: Corners = tuple(itertools.product((0, 0.25, 0.5), repeat=2))
+OVERLAPPING: Corners = tuple((top, left) for top in (0, 0.25, 0.5) for left in (0, 0.25, 0.5))
 """Nine tiles, for learning: as many frames show more than twice as much."""
 # Of a box's area: from here on a tile holds it; a tile with less than that of one, but some, is neither.
 _HELD_FRAC = 0.5
