@@ -11,7 +11,7 @@ without doing any; `bottlenecks_summary.py` makes tables of that file.
 Methods at equal bytes see the same pictures for the same number of epochs: ``hnd`` and ``ghnd`` 20 of features,
 ``bottlefit`` 10 and 10, ``joint`` 20 of labels (all of it trained, from the model's own tail), ``unfrozen`` BottleFit
 with its encoder trained in the second stage too (by AdamW along a cosine); ``joint`` and ``bottlefit`` also with a
-tenth of the labels and as many steps; ``--epochs-frac`` shortens all alike. ``whole`` is the model that they begin from.
+tenth of the labels and as many steps; ``--epochs-frac`` shortens all alike. ``whole`` is the model they begin from.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from tierwise._errors import InputError
 from tierwise.artifact import Artifact, Optimiser
 from tierwise.training import Scheme, TrainingSession
 from tierwise.training._tensor_file import read_tensors
+from tierwise.training._verify import relative_error
 from tierwise.training.compiler import (
     capture_step,
     compile_training,
@@ -123,10 +124,11 @@ def test_the_planned_order_needs_less_and_lean_learns_the_same(kit: Any, tmp_pat
     apart, within = TrainingSession(made), TrainingSession(made, lean=True)
     inputs, labels = kit.batches("mobilenet", 4)[0]
     for _ in range(3):
-        assert apart.step(inputs, labels) == within.step(inputs, labels)
+        assert apart.step(inputs, labels) == pytest.approx(within.step(inputs, labels), rel=1e-5)
     apart.save(tmp_path / "apart")
     within.save(tmp_path / "within")
-    same(tmp_path / "apart", tmp_path / "within")
+    (mine, _), (theirs, _) = read_tensors(tmp_path / "apart"), read_tensors(tmp_path / "within")
+    assert relative_error(mine, theirs) < 1e-5  # layouts of the processor round otherwise
 
 
 @pytest.mark.parametrize("lean", [False, True])

@@ -126,6 +126,11 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
         """Most that a step takes beyond weights and state: prefix or step, and what goes from one to the other."""
         return max(self.predicted_peak_bytes, self.predicted_prefix_peak_bytes) + self.border_bytes
 
+    @property
+    def needed_bytes(self) -> int:
+        """What a step takes beyond the frozen weights in a lean session, which holds its state once."""
+        return self.predicted_bytes + self.state_bytes
+
 
 class TrainingStep(Spec, frozen=True, kw_only=True):
     """A training step, compiled ahead of time for one batch size.

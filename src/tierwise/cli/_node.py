@@ -76,6 +76,11 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Folder for received artifacts [default: temporary]."
 )
+@click.option(
+    "--training-folder",
+    type=click.Path(path_type=Path),
+    help="Folder below which trainings may find their pictures [default: none; batches are sent].",
+)
 @click.option("--metrics", metavar="HOST:PORT", help="Answer /metrics there over HTTP (Prometheus).")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -132,6 +137,7 @@ def command(
     threads: int | None,
     pace: float,
     repository: Path | None,
+    training_folder: Path | None,
     metrics: str | None,
     log_level: str,
     log_format: str,
@@ -162,6 +168,7 @@ def command(
         "threads": threads,
         "pace": pace,
         "repository": None if repository is None else str(repository),
+        "training_folder": None if training_folder is None else str(training_folder),
     }
     told: dict[str, Any] = {
         "metrics": metrics,
@@ -189,7 +196,8 @@ def command(
             plain[table] = _within(plain[table], options)
     spec = convert(plain, NodeSpec, where="tierwise node" if config is None else str(config))
     if not only_check:
-        serve(spec)
+        # The node knows of training only how to start its process, which alone imports what training needs.
+        serve(spec, (sys.executable, "-m", "tierwise", "train", "worker"))
         _end()
     _say_what_hinders(spec)
 

@@ -33,10 +33,10 @@ def command() -> None:
 @_tokens
 @click.option(
     "--scope",
-    type=click.Choice(["infer", "admin"]),
+    type=click.Choice(["infer", "train", "admin"]),
     default="infer",
     show_default=True,
-    help="infer: ask models and read figures. admin: also load and unload.",
+    help="infer: ask models and read figures. train: also train them. admin: also load and unload.",
 )
 @click.option("--days", type=click.IntRange(1, 36500), help="When it ends [default: never].")
 def new(name: str, tokens: Path, scope: str, days: int | None) -> None:

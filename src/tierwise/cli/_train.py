@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tierwise.cli._train_compare import compare_command, report_command
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from tierwise.artifact import Artifact
     from tierwise.tasks import BuiltinTask
+
+from tierwise.cli._train_node import delta, start, status, stop, worker
 
 __all__ = ["command"]
 
@@ -24,6 +28,8 @@ Examples:
   tierwise train compile digits --scheme last-3 --optimizer momentum -o learner
   tierwise train run learner --task digits --steps 500 --checkpoint learner.state --delta learnt.safetensors
   tierwise train run learner --folder pictures --steps 500 --checkpoint learner.state
+  tierwise train start 10.0.0.7:8001 digits --folder today --steps 500 --swap-every 50 --share 0.25
+  tierwise train delta 10.0.0.7:8001 digits -o learnt.safetensors
 """
 
 
@@ -31,8 +37,13 @@ Examples:
 def command() -> None:
     """Go on training a deployed model on its own node.
 
-    `compile` needs torch and is done once, anywhere; `run` needs neither torch nor the model's source.
+    `compile` needs torch and is done once, anywhere; `run` needs neither torch nor the model's source. `start`,
+    `status`, `stop` and `delta` are for a model that a running node serves.
     """
+
+
+for _one in (compare_command, report_command, start, status, stop, delta, worker):
+    command.add_command(_one)
 
 
 @command.command("compile")

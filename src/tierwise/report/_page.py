@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from tierwise._errors import InputError, UnavailableError
 from tierwise.planner import Evidence
 from tierwise.report import _charts as charts
 from tierwise.report._imported import imported_view
+from tierwise.report._training import TrainingView, training_view
 from tierwise.report._view import View, view
 from tierwise.study import StudyData
+from tierwise.training import Trace, Trial
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_training_report"]
 
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[nµm]?s\b|[kMG]?B\b|[kMG]?bit/s|CPUs?\b))")
 
@@ -40,7 +43,29 @@ def write_report(data: StudyData | Evidence, path: Path) -> Path:
         UnavailableError: The packages that draw charts are not installed.
         InputError: The file cannot be written there.
     """
-    text = _render(imported_view(data) if isinstance(data, Evidence) else view(data))
+    page = imported_view(data) if isinstance(data, Evidence) else view(data)
+    return _written(path, _render("report.html", page))
+
+
+def write_training_report(trials: Sequence[Trial], traces: Sequence[Trace], path: Path) -> Path:
+    """Write the page of training schemes that were compared, as `write_report` writes a study's.
+
+    Args:
+        trials: Of one task.
+        traces: Memory of a step, of the schemes it is known of.
+        path: File to write.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UnavailableError: The packages that draw charts are not installed.
+        InputError: No trials, trials of several tasks, or the file cannot be written there.
+    """
+    return _written(path, _render("training.html", training_view(trials, traces)))
+
+
+def _written(path: Path, text: str) -> Path:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +79,7 @@ def write_report(data: StudyData | Evidence, path: Path) -> Path:
     return path
 
 
-def _render(page: View) -> str:
+def _render(template: str, page: View | TrainingView) -> str:
     try:
         import altair  # noqa: F401 - the charts need it; better said here than halfway
         import jinja2
@@ -79,7 +104,7 @@ def _render(page: View) -> str:
     if "</script" in library.lower() or "\r" in library:
         raise UnavailableError("the chart library must be embeddable in a page", got="a closing tag inside it")
     drawn = {one.id: one.spec for one in page.drawn()}
-    return templates.get_template("report.html").render(
+    return templates.get_template(template).render(
         view=page,
         version=__version__,
         policy=_policy(library, script),

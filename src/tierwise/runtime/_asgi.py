@@ -6,20 +6,24 @@ import asyncio
 import functools
 import ipaddress
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from tierwise._errors import InputError
-from tierwise.runtime._guard import Peer
+from tierwise.runtime._guard import Peer, Principal
 from tierwise.runtime._refusal import Code, RefusalError
 
-__all__ = ["JSON", "as_json", "headers_of", "length_of", "peer_of", "read_body", "refused"]
+__all__ = ["JSON", "Answering", "as_json", "headers_of", "length_of", "peer_of", "read_body", "refused"]
 
 JSON: Final = "application/json"
+
+Answering = Callable[[Request, Principal], Awaitable[Response]]
+"""What answers the requests of one path and verb, once the guard has said who asks."""
 
 _STATUS: Final = {
     Code.INVALID: 400,

@@ -120,7 +120,7 @@ class Answer:
         count as the way back.
         """
         if not self.accounted:
-            return path_parameters(self.account.path)
+            return path_parameters(self.account.path, self.account.weights)
         self.visit.encoded()
         now_ns = self.visit.now_ns()
         return to_parameters(self.account, self.visit.timeline.entries(), self.call.received_ns, now_ns)

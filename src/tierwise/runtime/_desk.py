@@ -28,6 +28,8 @@ from tierwise.runtime._repository import Repository
 from tierwise.runtime._served import Served
 from tierwise.runtime._spec import NodeSpec, Share, read_share
 from tierwise.runtime._statistics import ModelStatistics
+from tierwise.runtime._training_desk import TrainingDesk
+from tierwise.runtime._trainings import Trainings
 from tierwise.runtime._visit import Visit
 from tierwise.wire import ModelMetadata, ModelStatus, ServerMetadata
 
@@ -53,6 +55,7 @@ class Desk:
         clock: The host's clock.
         guard: Who may ask.
         observer: Who is told.
+        trainings: What is learnt beside serving; None: nothing.
     """
 
     def __init__(
@@ -63,8 +66,9 @@ class Desk:
         clock: Clock,
         guard: Guard,
         observer: Observer,
+        trainings: Trainings | None = None,
     ) -> None:
-        self.spec, self.clock = spec, clock
+        self.spec, self.clock, self.training = spec, clock, TrainingDesk(trainings)
         self._repository, self._line, self._guard, self._observer = repository, line, guard, observer
         self._door = threading.Condition()
         self._inside, self._closing = 0, False
@@ -286,10 +290,12 @@ class Desk:
                 full = InputError(f"at most {self.spec.max_waiting} requests may wait", fix="Ask again later")
                 raise RefusalError(Code.EXHAUSTED, full, retry_after_s=1.0)
             self._inside += 1
+            self.training.show_busy(self._inside)
 
     def _leave(self) -> None:
         with self._door:
             self._inside -= 1
+            self.training.show_busy(self._inside)
             if self._closing:
                 self._door.notify_all()
 
@@ -371,6 +377,7 @@ class Desk:
             self._observer.loaded(name, version, (self.clock.now_ns() - started_ns) / 1e9)
             for old in sorted({*before} - {*self._repository.versions(name)}):
                 self._observer.unloaded(name, old)
+            self.training.follow(name)
 
     def unload(self, name: str) -> None:
         """Stop serving ``name``; requests under way are answered.
@@ -381,6 +388,7 @@ class Desk:
         with self.refusals():
             for version in self._repository.unload(name):
                 self._observer.unloaded(name, version)
+            self.training.follow(name)
 
 
 def _whole(call: Call, name: str) -> int:

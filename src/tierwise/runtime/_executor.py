@@ -14,6 +14,7 @@ from tierwise._errors import ArtifactError, InputError, TierwiseError
 from tierwise.artifact import Artifact, Detections, Exit, Segment, TensorSpec, detect
 from tierwise.measure import usable_cpus
 from tierwise.runtime._external import check_contents
+from tierwise.runtime._learnt import Learnt
 from tierwise.runtime._passage import Passage, leaving, merge, rows_of
 from tierwise.runtime._seal import Seal, seal_at
 from tierwise.wire import dtype_name
@@ -96,6 +97,30 @@ class Executor:
             _check_channels(self._seals, channels)
         self.load_s = time.perf_counter() - started_s
         self.first_run_s: float | None = None
+        self._learnt: Learnt | None = None
+
+    @property
+    def learnt(self) -> Learnt | None:
+        """The weights that compute; None: the artifact's own."""
+        return self._learnt
+
+    def adopt(self, learnt: Learnt) -> None:
+        """Compute with these weights from the next run on; a run under way ends with those it began with.
+
+        Args:
+            learnt: In place of initialisers of the first segment that a caller may override; what the segment does
+                not have is left out.
+
+        Raises:
+            InputError: A tensor has another shape than the model's.
+        """
+        wanted = {value.name: list(value.shape) for value in self._steps[0][1].get_overridable_initializers()}
+        known = {name: tensor for name, tensor in learnt.tensors.items() if name in wanted}
+        for name, tensor in known.items():
+            if list(tensor.shape) != wanted[name]:
+                raise InputError(f"weights must be {wanted[name]}", got=list(tensor.shape), where=name)
+        # One assignment: whoever computes sees all of the old weights or all of the new.
+        self._learnt = Learnt(known, learnt.label)
 
     def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Run the segments in order.
@@ -139,8 +164,11 @@ class Executor:
         started_s = time.perf_counter()
         known = _checked(self.inputs, tensors)
         gone: _Gone | None = None
+        learnt = self._learnt
         for (segment, session), seal in zip(self._steps, self._seals, strict=True):
             fed = {spec.name: known[spec.name] for spec in segment.inputs}
+            if learnt is not None and session is self._steps[0][1]:
+                fed.update(learnt.tensors)
             names = [spec.name for spec in segment.outputs]
             known.update(zip(names, _run(session, names, fed, segment.file), strict=True))
             if seal is not None:
@@ -160,7 +188,10 @@ class Executor:
         if self.first_run_s is None:
             self.first_run_s = time.perf_counter() - started_s
         left = {spec.name: known[spec.name] for spec in self.outputs} if known else {}
-        return Passage(left) if gone is None else Passage(left, gone.left, gone.answers())
+        weights = None if learnt is None else learnt.label
+        if gone is None:
+            return Passage(left, weights=weights)
+        return Passage(left, gone.left, gone.answers(), weights)
 
 
 @final

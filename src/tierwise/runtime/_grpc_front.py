@@ -18,9 +18,11 @@ from tierwise.runtime._guard import Method, Peer, Principal
 from tierwise.runtime._hop import path_parameters
 from tierwise.runtime._refusal import Code, RefusalError
 from tierwise.runtime._statistics import Duration, ModelStatistics
+from tierwise.runtime._training_desk import TrainingAsk
 from tierwise.wire import (
     METHODS,
     METRICS_PATH,
+    TRAINING_SERVICE,
     Parameter,
     TensorLimits,
     decode_push,
@@ -60,7 +62,17 @@ _METHODS: Final[dict[str, Method]] = {
     "RepositoryIndex": "index",
     "RepositoryModelLoad": "load",
     "RepositoryModelUnload": "unload",
-    "Metrics": "statistics",
+}
+
+# Tierwise's own methods of training, and what each is to the desk; `Batch` and `Batches` take requests for inference.
+_TRAINING: Final[dict[str, TrainingAsk]] = {
+    "Begin": "begin",
+    "Status": "status",
+    "Save": "save",
+    "Swap": "swap",
+    "Delta": "delta",
+    "Apply": "apply",
+    "Stop": "stop",
 }
 
 
@@ -90,7 +102,7 @@ class GrpcFront:
             "RepositoryIndex": self._index,
             "RepositoryModelUnload": self._unload,
         }
-        routes = {name: self._route(name, _parsing(name, answer)) for name, answer in answers.items()}
+        routes = {name: self._route(_METHODS[name], _parsing(name, answer)) for name, answer in answers.items()}
         # These two take large contents from the bytes themselves.
         routes["RepositoryModelLoad"] = grpc.stream_unary_rpc_method_handler(self._admitted_load)
         routes["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
@@ -99,11 +111,38 @@ class GrpcFront:
     def own_routes(self) -> grpc.GenericRpcHandler:
         """What gRPC calls for Tierwise's own methods beside the protocol's."""
         _, service, method = METRICS_PATH.split("/")
-        return grpc.method_handlers_generic_handler(service, {method: self._route("Metrics", self._metrics)})
+        return grpc.method_handlers_generic_handler(service, {method: self._route("statistics", self._metrics)})
 
-    def _route(self, name: str, answer: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler:
-        method = _METHODS[name]
+    def training_routes(self) -> grpc.GenericRpcHandler:
+        """What gRPC calls for the methods of training."""
+        routes = {name: self._route("train", functools.partial(self._train, verb)) for name, verb in _TRAINING.items()}
+        routes["Batch"] = self._route("train", self._batch)
+        routes["Batches"] = grpc.stream_stream_rpc_method_handler(self._batches)
+        return grpc.method_handlers_generic_handler(TRAINING_SERVICE, routes)
 
+    def _train(self, verb: TrainingAsk, raw: bytes) -> bytes:
+        told: bytes = BytesValue(value=self._desk.training.tell(verb, decode_push(raw))).SerializeToString()
+        return told
+
+    def _batch(self, raw: bytes) -> bytes:
+        spec = self._desk.spec
+        taken = self._desk.training.batch(decode_request(raw, spec.limits.tensors), spec.max_message_bytes)
+        told: bytes = BytesValue(value=taken).SerializeToString()
+        return told
+
+    def _batches(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Each message is let in as a request of its own: a token that ended, or a quota, holds within a stream too."""
+        try:
+            for raw in messages:
+                self._desk.admit(_peer(context, self._certificates), "train")
+                with self._desk.refusals():
+                    taken = self._batch(raw)
+                yield taken
+        except RefusalError as refusal:
+            _abort(context, refusal)
+            raise
+
+    def _route(self, method: Method, answer: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler:
         def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
             try:
                 self._desk.admit(_peer(context, self._certificates), method)
@@ -210,14 +249,14 @@ def _parsing(name: str, answer: Callable[[Any], Any]) -> Callable[[bytes], bytes
 def _encode(answer: Answer) -> bytes:
     framed = answer.framed()
     if not answer.accounted:
-        return framed.encode(_encoded_path(answer.account.path))
+        return framed.encode(_encoded_path(answer.account.path, answer.account.weights))
     return framed.encode(_encoded_parameters(answer.told()))
 
 
 @functools.lru_cache(maxsize=256)
-def _encoded_path(path: tuple[str, ...]) -> bytes:
+def _encoded_path(path: tuple[str, ...], weights: str | None) -> bytes:
     """What stands in every answer, as the bytes of its own part of the message: most answers took one of few paths."""
-    return _encoded_parameters(path_parameters(path))
+    return _encoded_parameters(path_parameters(path, weights))
 
 
 def _encoded_parameters(told: Mapping[str, Parameter]) -> bytes:

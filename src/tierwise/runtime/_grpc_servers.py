@@ -60,7 +60,7 @@ class GrpcServers:
             most_bytes = min(large if known or is_local(address) else small, _LARGEST_BYTES)
             if most_bytes not in self._servers:
                 server = grpc.server(pool, options=_options(most_bytes, spec.limits))
-                server.add_generic_rpc_handlers((front.routes(), front.own_routes()))
+                server.add_generic_rpc_handlers((front.routes(), front.own_routes(), front.training_routes()))
                 self._servers[most_bytes] = server
             self.addresses.append(self._listen(self._servers[most_bytes], address))
         for server in self._servers.values():

@@ -19,6 +19,7 @@ Method = Literal[
     "index",
     "load",
     "unload",
+    "train",
 ]
 """What can be asked of a node, whatever the protocol."""
 

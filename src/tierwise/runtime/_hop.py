@@ -41,6 +41,7 @@ CHANNELS: Final = "tierwise.channels"
 """The request parameter that says how many channels of a coded latent are sent on, one of the artifact's rates."""
 
 _PATH_PARAMETER: Final = "tierwise.path"
+_WEIGHTS_PARAMETER: Final = "tierwise.weights"
 
 _STAGES = msgspec.json.Decoder(list[tuple[str, str, int]])
 _PATH = msgspec.json.Decoder(list[str])
@@ -70,6 +71,7 @@ class Account:
         bytes_down: Message bytes that came down over them.
         exit_frac: Share of the request's items that left at an exit; None where the model has none.
         way_ns: Time of the hop to the first of them, both ways together; None where it gives no account.
+        weights: Label of the learnt weights that answered; None: the artifact's own.
     """
 
     path: tuple[str, ...]
@@ -77,6 +79,7 @@ class Account:
     bytes_down: int = 0
     exit_frac: float | None = None
     way_ns: int | None = None
+    weights: str | None = None
 
 
 def ask_account(request: Framed) -> Framed:
@@ -86,12 +89,13 @@ def ask_account(request: Framed) -> Framed:
 
 
 @functools.lru_cache(maxsize=256)
-def path_parameters(path: tuple[str, ...]) -> Mapping[str, Parameter]:
-    """Which tiers took part, as the parameter that every answer has.
+def path_parameters(path: tuple[str, ...], weights: str | None = None) -> Mapping[str, Parameter]:
+    """Which tiers took part, as the parameter that every answer has, and which learnt weights, where there are any.
 
     Few paths are taken again and again, so that their text is not made for every request.
     """
-    return MappingProxyType({_PATH_PARAMETER: msgspec.json.encode(path).decode()})
+    learnt = {} if weights is None else {_WEIGHTS_PARAMETER: weights}
+    return MappingProxyType({_PATH_PARAMETER: msgspec.json.encode(path).decode(), **learnt})
 
 
 def to_parameters(
@@ -102,7 +106,7 @@ def to_parameters(
     return {
         **exit_frac,
         "tierwise.stages": msgspec.json.encode(stages).decode(),
-        **path_parameters(account.path),
+        **path_parameters(account.path, account.weights),
         "tierwise.bytes_up": account.bytes_up,
         "tierwise.bytes_down": account.bytes_down,
         "tierwise.version": __version__,
@@ -138,6 +142,7 @@ def count_hop(exchange: Exchange, tier: str, address: str, timeline: Timeline, *
             bytes_down=int(told["tierwise.bytes_down"]),
             exit_frac=float(told["tierwise.exit"]) if "tierwise.exit" in told else None,
             way_ns=max(outside_ns - (answered_ns - received_ns), 0),
+            weights=str(told[_WEIGHTS_PARAMETER]) if _WEIGHTS_PARAMETER in told else None,
         )
     except (KeyError, ValueError, msgspec.DecodeError, RecursionError):
         # Another implementation of the protocol: all that is known is how long it took, link and all.

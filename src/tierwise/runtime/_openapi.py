@@ -41,6 +41,9 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 _TEXT: Final = {"type": "string"}
 _WHOLE: Final = {"type": "integer"}
 _FLAG: Final = {"type": "boolean"}
+_NUMBER: Final = {"type": "number"}
+_COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}
+_FILE: Final = {"application/octet-stream": {"schema": {"description": "A safetensors file."}}}
 _SHAPE: Final = _list({"type": "integer", "minimum": 0, "maximum": 2**63 - 1})
 _PARAMETERS: Final = {"type": "object", "additionalProperties": {"type": ["boolean", "number", "string"]}}
 _DURATION: Final = _object(["count", "ns"], count=_WHOLE, ns=_WHOLE)
@@ -110,6 +113,28 @@ _SCHEMAS: Final[dict[str, Any]] = {
         _object(["name", "version", "state", "reason"], name=_TEXT, version=_TEXT, state=_TEXT, reason=_TEXT)
     ),
     "Load": _object(parameters={"type": "object", "additionalProperties": _TEXT}),
+    "Order": _object(
+        share_frac={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        rate={"type": ["number", "null"], "exclusiveMinimum": 0},
+        checkpoint_every=_COUNT,
+        swap_every={**_COUNT, "type": ["integer", "null"]},
+        steps={**_COUNT, "type": ["integer", "null"]},
+        folder={"type": ["string", "null"]},
+        seed={"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+        fresh=_FLAG,
+    ),
+    "Training": _object(
+        ["model", "version", "state", "order", "progress"],
+        model=_TEXT,
+        version=_TEXT,
+        state={"enum": ["running", "restarting", "done", "stopped", "failed"]},
+        order=_ref("Order"),
+        progress={"type": "object"},
+        weights=_TEXT,
+        restarts=_WHOLE,
+        reason=_TEXT,
+    ),
+    "BatchTaken": _object(["loss", "steps", "saved_steps"], loss=_NUMBER, steps=_WHOLE, saved_steps=_WHOLE),
     "Live": _object(["live"], live=_FLAG),
     "Ready": _object(["ready"], ready=_FLAG, name=_TEXT),
     "Nothing": _object(),
@@ -142,6 +167,29 @@ def _path(text: str, **verbs: dict[str, Any]) -> dict[str, Any]:
     return {"parameters": parameters, **verbs} if parameters else verbs
 
 
+def _training() -> dict[str, dict[str, Any]]:
+    """The paths of training."""
+    base = "/v2/models/{model}/training"
+    told = {
+        "begin": "Train a model beside its serving",
+        "save": "Write a checkpoint",
+        "swap": "Let the served model take over the weights",
+        "stop": "End a training behind a checkpoint",
+    }
+    paths = {
+        f"{base}/{verb}": _path(base, post=_operation(summary, "Training", "Order" if verb == "begin" else "Nothing"))
+        for verb, summary in told.items()
+    }
+    taken, given = _operation("What was learnt", "Training"), _operation("Take over what was learnt", "Training")
+    taken["responses"]["200"]["content"], given["requestBody"] = _FILE, {"required": True, "content": _FILE}
+    return {
+        base: _path(base, get=_operation("How a training goes", "Training")),
+        **paths,
+        f"{base}/batch": _path(base, post=_operation("Learn from a batch", "BatchTaken", "Request")),
+        f"{base}/delta": _path(base, get=taken, post=given),
+    }
+
+
 def openapi() -> dict[str, Any]:
     """The description, as a JSON object."""
     infer = _operation("Ask a model", "Answer", "Request")
@@ -166,5 +214,6 @@ def openapi() -> dict[str, Any]:
         path = f"/v2/repository/models/{{model}}/{verb}"
         summary = "Serve a model" if verb == "load" else "Stop serving a model"
         paths[path] = _path(path, post=_operation(summary, "Nothing", "Load" if verb == "load" else "Nothing"))
+    paths |= _training()
     info = {"title": "Tierwise node", "version": __version__, "summary": "The Open Inference Protocol, version 2."}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": _SCHEMAS}}

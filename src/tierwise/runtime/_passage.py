@@ -27,11 +27,13 @@ class Passage:
             where all have.
         left: Which items of the request left at an exit, bool [n]; None where the segments have no exit.
         answers: The model's outputs for the items that left, in their order.
+        weights: Label of the learnt weights that computed it; None: the artifact's own.
     """
 
     tensors: Tensors
     left: npt.NDArray[np.bool_] | None = None
     answers: Tensors | None = None
+    weights: str | None = None
 
     @property
     def all_left(self) -> bool:
@@ -118,6 +120,7 @@ def split(passage: Passage, sizes: Sequence[int]) -> list[Passage]:
                 {name: array[stayed : stayed + stay] for name, array in passage.tensors.items()} if stay else {},
                 None if passage.left is None else own,
                 {name: array[gone : gone + leave] for name, array in answers.items()},
+                passage.weights,
             )
         )
         gone, stayed = gone + leave, stayed + stay

@@ -135,6 +135,10 @@ class Repository:
                     self._models[folder.name] = served
             return dict(self._broken)
 
+    def training_folder(self, name: str, version: str) -> Path:
+        """Where the training of a version keeps what it has learnt; deleted with the version."""
+        return Shelf(self._directory / name).training(int(version))
+
     def load(self, name: str, share: Share, files: Mapping[str, bytes | memoryview]) -> str:
         """Serve an artifact as ``name``; what was served under it stays until the new one is ready, or if it fails.
 

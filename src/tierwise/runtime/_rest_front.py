@@ -17,19 +17,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tierwise._errors import InputError
-from tierwise.runtime._asgi import JSON, as_json, headers_of, peer_of, read_body, refused
+from tierwise.runtime._asgi import JSON, Answering, as_json, headers_of, peer_of, read_body, refused
 from tierwise.runtime._desk import Desk
 from tierwise.runtime._guard import Method, Principal
 from tierwise.runtime._openapi import openapi
 from tierwise.runtime._refusal import RefusalError
 from tierwise.runtime._rest_infer import RestInfer
+from tierwise.runtime._rest_training import RestTraining, training_paths
 from tierwise.runtime._statistics import ModelStatistics
 from tierwise.wire import rest_push
 
 __all__ = ["metrics_app", "rest_app"]
 
 Handler = Callable[[Request], Awaitable[Response]]
-Answering = Callable[[Request, Principal], Awaitable[Response]]
 
 
 def rest_app(desk: Desk) -> ASGIApp:
@@ -51,6 +51,7 @@ def rest_app(desk: Desk) -> ASGIApp:
         ("/v2/repository/index", "POST", "index", front.index),
         ("/v2/repository/models/{model}/load", "POST", "load", front.load),
         ("/v2/repository/models/{model}/unload", "POST", "unload", front.unload),
+        *training_paths(RestTraining(desk)),
         ("/v2/openapi.json", "GET", "server_metadata", front.describe),
         ("/metrics", "GET", "statistics", front.metrics),
     )

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +34,7 @@ from tierwise.runtime._security import SecuritySpec
 from tierwise.runtime._served import Served
 from tierwise.runtime._spec import NodeSpec, Share
 from tierwise.runtime._tracing import open_tracing
+from tierwise.runtime._trainings import Trainings
 from tierwise.runtime._warden import Warden
 from tierwise.wire import InferenceClient, load_keyring, server_context
 
@@ -49,7 +50,7 @@ _METRICS_CONNECTIONS = 16
 _GARBAGE = 5_000
 
 
-def serve(spec: NodeSpec) -> None:
+def serve(spec: NodeSpec, trainer: Sequence[str] = ()) -> None:
     """Serve on the given addresses until SIGTERM or SIGINT; must be called from the main thread.
 
     Prints ``tierwise node TIER ready on ADDRESS[, ADDRESS]`` when it serves, with the real ports.
@@ -57,6 +58,10 @@ def serve(spec: NodeSpec) -> None:
     Returns soon after ``spec.grace_s``, also where a model still computes: nothing interrupts native code, so its
     thread runs on until it is done or the process ends. Nobody hears of what it makes, and nothing on disk waits for
     it.
+
+    Args:
+        spec: How it serves.
+        trainer: Command of the process that trains, which this room knows nothing else of; empty: it does not train.
 
     Raises:
         UnavailableError: An address cannot be listened on.
@@ -69,7 +74,7 @@ def serve(spec: NodeSpec) -> None:
         folder = stack.enter_context(_repository_folder(spec))
         forwards = stack.enter_context(_Forwards(spec.security))
         observer, log = stack.enter_context(_observed(spec))
-        front, desk, addresses = _start(spec, folder, forwards, observer, log)
+        front, desk, addresses = _start(spec, folder, forwards, observer, log, trainer, stack)
         with _rest(spec, desk) as urls, _metrics(spec, desk, log):
             addresses += urls
             # What is here now stays; searching it for garbage again and again would cost every request.
@@ -231,7 +236,13 @@ def _metrics(spec: NodeSpec, desk: Desk, log: EventLog) -> Iterator[None]:
 
 
 def _start(
-    spec: NodeSpec, folder: Path, forwards: _Forwards, observer: Observer, log: EventLog
+    spec: NodeSpec,
+    folder: Path,
+    forwards: _Forwards,
+    observer: Observer,
+    log: EventLog,
+    trainer: Sequence[str],
+    stack: ExitStack,
 ) -> tuple[GrpcServers, Desk, list[str]]:
     clock, security, limits = SystemClock(), spec.security, spec.limits
     guard = Warden(security, limits, clock)
@@ -249,9 +260,12 @@ def _start(
     probe = Probe(spec.max_message_bytes)
     keep = spec.repository is not None
     repository = Repository(folder, keep, make, probe, limits.models, limits.repository_bytes)
-    desk = Desk(spec, repository, line, clock, guard, observer)
+    trainings = Trainings(spec, repository, trainer, log)
+    stack.callback(trainings.close)
+    desk = Desk(spec, repository, line, clock, guard, observer, trainings)
     for name, reason in desk.restore().items():
         log.error("model is not served again", model=name, reason=reason)
+    trainings.restore()
     pool = ThreadPoolExecutor(spec.max_waiting + _SPARE_THREADS, thread_name_prefix="request")
     servers = GrpcServers(spec, desk, pool)
     return servers, desk, servers.addresses

@@ -10,11 +10,12 @@ from typing import Final, final
 import grpc
 
 from tierwise._errors import InputError, RemoteError, SpecError
-from tierwise.artifact import Artifact, InputLimits, Preprocessor, request_tensors
+from tierwise.artifact import Artifact, InputLimits, Preprocessor, TrainingStep, request_tensors
 from tierwise.runtime._batcher import Batcher
 from tierwise.runtime._call import Answer, Call, Tensors
 from tierwise.runtime._executor import Executor, tensors_at
 from tierwise.runtime._hop import CHANNELS, Account, ask_account, count_hop
+from tierwise.runtime._learnt import Learnt
 from tierwise.runtime._line import Line, Ticket
 from tierwise.runtime._observer import Forwarded, Observer
 from tierwise.runtime._passage import Passage, merge
@@ -118,6 +119,31 @@ class Served:
         """Seconds that making its sessions took; 0 where it has none."""
         return self._executor.load_s if self._executor else 0.0
 
+    @property
+    def can_learn(self) -> bool:
+        """Whether all of a model that can be trained is here."""
+        return (
+            isinstance(self.artifact.manifest.training, TrainingStep)
+            and self._executor is not None
+            and (self._first == 0 and self._last == len(self.artifact.manifest.segments))
+        )
+
+    @property
+    def weights(self) -> str | None:
+        """Label of the learnt weights that answer; None: the artifact's own."""
+        learnt = None if self._executor is None else self._executor.learnt
+        return None if learnt is None else learnt.label
+
+    def take_over(self, learnt: Learnt) -> None:
+        """Answer with these weights from now on; requests that compute end with those they began with.
+
+        Raises:
+            InputError: They do not fit the model, or its first segment is not here.
+        """
+        if self._executor is None or self._first:
+            raise InputError("only a node that runs the first segment can take over weights", where=self.name)
+        self._executor.adopt(learnt)
+
     def answer(self, call: Call, visit: Visit) -> Answer:
         """Answer a request with this node's share and those above it.
 
@@ -177,7 +203,7 @@ class Served:
         return wanted
 
     def _answer_here(self, wanted: tuple[str, ...], passage: Passage, call: Call, visit: Visit) -> Answer:
-        account = Account(path=(visit.tier,), exit_frac=passage.exit_frac)
+        account = Account(path=(visit.tier,), exit_frac=passage.exit_frac, weights=passage.weights)
         return self._answer(self._merged(wanted, passage, passage.tensors), account, call, visit)
 
     def _answered(self, call: Call, visit: Visit) -> Answer:
@@ -278,6 +304,7 @@ class Served:
             bytes_up=up + above.bytes_up,
             bytes_down=down + above.bytes_down,
             exit_frac=above.exit_frac,
+            weights=above.weights,
         )
 
     def metadata(self, tier: str) -> ModelMetadata:
@@ -297,6 +324,8 @@ class Served:
             properties["tierwise.threads"] = str(executor.threads)
             if executor.first_run_s is not None:
                 properties["tierwise.first_run_s"] = str(executor.first_run_s)
+        if self.weights is not None:
+            properties["tierwise.weights"] = self.weights
         if self.share.label is not None:
             properties["tierwise.label"] = self.share.label
         if self.share.forward is not None:

@@ -23,6 +23,7 @@ from tierwise.runtime._spec import Share
 __all__ = ["Serving", "Shelf"]
 
 _RECORD: Final = "serving.json"
+_TRAINING: Final = "training"
 
 
 @final
@@ -77,6 +78,10 @@ class Shelf:
         """Where a version lies."""
         return self.folder / f"{version:09d}"
 
+    def training(self, version: int) -> Path:
+        """Where the training of a version keeps what it has learnt."""
+        return self.folder / _TRAINING / f"{version:09d}"
+
     def record(self) -> Serving:
         """What is recorded; a shelf without a record keeps all it has and serves nothing.
 
@@ -118,6 +123,10 @@ class Shelf:
         for path in self.folder.iterdir():
             if path.name.startswith(".") or (path.name.isdigit() and int(path.name) not in kept):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        trained = self.folder / _TRAINING
+        for path in trained.iterdir() if trained.is_dir() else ():
+            if not path.name.isdigit() or int(path.name) not in kept:
+                shutil.rmtree(path, ignore_errors=True)
         if not kept:
             shutil.rmtree(self.folder, ignore_errors=True)
 

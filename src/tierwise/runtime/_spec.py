@@ -99,6 +99,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
         observability: What the node tells about itself.
         security: Who may do what.
         limits: How much strangers may take.
+        training_folder: Folder below which a training may be told to find its pictures; None: nowhere.
     """
 
     listen: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("127.0.0.1:8001",)
@@ -115,6 +116,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     observability: ObservabilitySpec = ObservabilitySpec()
     security: SecuritySpec = SecuritySpec()
     limits: NodeLimits = NodeLimits()
+    training_folder: str | None = None
 
 
 def read_share(text: bytes) -> Share:

@@ -20,7 +20,7 @@ from tierwise.wire import TokenBook
 
 __all__ = ["Warden"]
 
-Right = Literal["none", "infer", "admin"]
+Right = Literal["none", "infer", "train", "admin"]
 
 # What each method needs. Whether a node lives is nobody's secret; what it serves and did is for who may ask models.
 _NEEDS: Final[dict[Method, Right]] = {
@@ -34,9 +34,10 @@ _NEEDS: Final[dict[Method, Right]] = {
     "index": "infer",
     "load": "admin",
     "unload": "admin",
+    "train": "train",
 }
 _LOCAL: Final = Principal("local")
-_RANK: Final[dict[Right, int]] = {"none": 0, "infer": 1, "admin": 2}
+_RANK: Final[dict[Right, int]] = {"none": 0, "infer": 1, "train": 2, "admin": 3}
 
 
 def _now() -> datetime.datetime:
@@ -115,11 +116,15 @@ class Warden:
                     fix=f"Send a token of scope {needed}",
                 ),
             )
-        ways = "Use a token of scope admin" if self._tokens else "Ask on the node's own machine or over its unix socket"
-        return RefusalError(
-            Code.FORBIDDEN,
-            InputError("models may be loaded and unloaded only by who may administer this node", fix=ways),
+        ways = (
+            f"Use a token of scope {needed}"
+            if self._tokens
+            else "Ask on the node's own machine or over its unix socket"
         )
+        must = "models may be loaded and unloaded only by who may administer this node"
+        if needed == "train":
+            must = "models may be trained only by who may train on this node, or administer it"
+        return RefusalError(Code.FORBIDDEN, InputError(must, fix=ways))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -11,6 +11,8 @@ from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
 from tierwise.training._tensor_file import read_tensors
 from tierwise.training._text import next_tokens, read_bytes
+from tierwise.training._trainer import train_for_node
+from tierwise.training._trial import Span, Trace, Trial
 from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
 __all__ = [
@@ -20,7 +22,10 @@ __all__ = [
     "LoRA",
     "Replay",
     "Scheme",
+    "Span",
+    "Trace",
     "TrainingSession",
+    "Trial",
     "merge",
     "next_tokens",
     "plan_of",
@@ -29,5 +34,6 @@ __all__ = [
     "read_scheme",
     "read_tensors",
     "relative_error",
+    "train_for_node",
     "training_step_of",
 ]

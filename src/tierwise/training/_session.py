@@ -88,11 +88,7 @@ class TrainingSession:
     def __init__(self, artifact: Artifact, threads: int = 1, *, lean: bool = False) -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
-        start, _ = read_tensors(artifact.path(self.spec.state))
-        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
-        slots = range(self.spec.optimiser.slots)
-        state.update({one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots})
-        self._engine = Engine(artifact.directory, self.spec, state, threads, lean=lean)
+        self._engine = Engine(artifact.directory, self.spec, self._at_first(), threads, lean=lean)
         vectors, _ = read_tensors(artifact.path(self.spec.vectors))
         self.verified: Replay = replay(self._engine, self.spec, vectors)
         if not self.verified.equal:
@@ -102,9 +98,20 @@ class TrainingSession:
                 where=artifact.directory,
                 fix="Compile it again on this kind of machine; nothing was trained",
             )
-        self._engine.load(state)
-        self.steps = 0
+        self.restart()
         self._predictor: Any = None
+
+    def restart(self) -> None:
+        """Forget all that was learnt: tensors as they were compiled, no steps taken."""
+        self._engine.load(self._at_first())
+        self.steps = 0
+
+    def _at_first(self) -> dict[str, npt.NDArray[Any]]:
+        # Read again each time: a node has no memory to keep what it rarely needs.
+        start, _ = read_tensors(self._artifact.path(self.spec.state))
+        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
+        slots = range(self.spec.optimiser.slots)
+        return {**state, **{one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots}}
 
     def step(
         self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], rate: float | None = None
@@ -156,6 +163,11 @@ class TrainingSession:
         """
         return merge(self.spec, weights, self._engine.state())
 
+    def trained(self) -> dict[str, npt.NDArray[Any]]:
+        """A copy of the trained tensors, by their names in the graphs."""
+        state = self._engine.state()
+        return {one.tensor: state[one.tensor] for one in self.spec.trained}
+
     def save(self, path: Path) -> None:
         """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
         write_tensors(path, self._engine.state(), {**self._about("checkpoint"), "steps": str(self.steps)})
@@ -173,8 +185,7 @@ class TrainingSession:
 
     def export_delta(self, path: Path) -> None:
         """Write what was learnt: the trained tensors alone, for any copy of the artifact, bit by bit."""
-        state = self._engine.state()
-        write_tensors(path, {one.tensor: state[one.tensor] for one in self.spec.trained}, self._about("delta"))
+        write_tensors(path, self.trained(), self._about("delta"))
 
     def apply_delta(self, path: Path) -> None:
         """Take over what was learnt elsewhere; the optimiser's tensors begin at zero again.

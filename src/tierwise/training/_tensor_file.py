@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError, UnavailableError
+from tierwise.training._whole_file import write_whole
 
 __all__ = ["Arrays", "pack", "read_tensors", "write_tensors"]
 
@@ -28,7 +28,7 @@ def pack(tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, str] | Non
 
 
 def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, str]) -> None:
-    """Write ``path`` anew: content to a file beside it, to the disk, then renamed over it, and the folder to the disk.
+    """Write ``path`` anew, see `write_whole`.
 
     Args:
         path: The file.
@@ -38,21 +38,7 @@ def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]], about: Ma
     Raises:
         UnavailableError: The safetensors library is not installed.
     """
-    stage = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with stage.open("wb") as file:
-            file.write(pack(tensors, about))
-            file.flush()
-            os.fsync(file.fileno())
-        stage.replace(path)
-    finally:
-        stage.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, pack(tensors, about))
 
 
 def read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:

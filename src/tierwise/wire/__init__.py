@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over gRPC with the model repository extension: messages and client. Torch-free."""
 
+from tierwise.wire._channel import CHANNEL_OPTIONS
 from tierwise.wire._client import (
-    CHANNEL_OPTIONS,
     Exchange,
     Inference,
     InferenceClient,
@@ -40,14 +40,41 @@ from tierwise.wire._tensors import InferTensor, dtype_name, from_message, from_t
 from tierwise.wire._tls import ClientTls, ServerTls, certificate_problems, server_context, server_tls
 from tierwise.wire._tokens import Scope, Token, TokenBook, new_token, read_tokens, revoke_token
 from tierwise.wire._trace_context import TRACEPARENT, TraceContext
+from tierwise.wire._trainer_pipe import (
+    CHECKPOINT,
+    WEIGHTS,
+    TrainerAsk,
+    TrainerCharge,
+    TrainerTold,
+    read_note,
+    write_note,
+)
+from tierwise.wire._training import (
+    LABELS,
+    STEP,
+    TRAINING_SERVICE,
+    BatchTaken,
+    TrainingOrder,
+    TrainingProgress,
+    TrainingState,
+    TrainingStatus,
+    TrainingVerb,
+)
+from tierwise.wire._training_client import TrainingClient
 
 __all__ = [
     "CHANNEL_OPTIONS",
+    "CHECKPOINT",
     "CREDENTIALS_VARIABLE",
+    "LABELS",
     "METHODS",
     "METRICS_PATH",
+    "STEP",
     "TRACEPARENT",
+    "TRAINING_SERVICE",
     "UNLIMITED",
+    "WEIGHTS",
+    "BatchTaken",
     "ClientTls",
     "Credentials",
     "Exchange",
@@ -69,6 +96,15 @@ __all__ = [
     "Token",
     "TokenBook",
     "TraceContext",
+    "TrainerAsk",
+    "TrainerCharge",
+    "TrainerTold",
+    "TrainingClient",
+    "TrainingOrder",
+    "TrainingProgress",
+    "TrainingState",
+    "TrainingStatus",
+    "TrainingVerb",
     "certificate_problems",
     "decode_push",
     "decode_request",
@@ -84,6 +120,7 @@ __all__ = [
     "message_fields",
     "new_token",
     "protocol",
+    "read_note",
     "read_parameters",
     "read_tokens",
     "rest_answer",
@@ -95,5 +132,6 @@ __all__ = [
     "server_tls",
     "status_of",
     "to_message",
+    "write_note",
     "write_parameters",
 ]

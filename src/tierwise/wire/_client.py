@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, final
+from typing import Any, final
 
 import grpc
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import BytesValue
 
-from tierwise._errors import InputError, RemoteError, SpecError
+from tierwise._errors import InputError, RemoteError
 from tierwise.artifact import TensorSpec
+from tierwise.wire._channel import call_metadata, open_channel, remote_error
 from tierwise.wire._credentials import Credentials, find_credentials
 from tierwise.wire._messages import (
     METHODS,
@@ -29,10 +29,8 @@ from tierwise.wire._messages import (
 )
 from tierwise.wire._push import Push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
-from tierwise.wire._tls import channel_credentials
 
 __all__ = [
-    "CHANNEL_OPTIONS",
     "Exchange",
     "Inference",
     "InferenceClient",
@@ -41,40 +39,6 @@ __all__ = [
     "ServerMetadata",
     "status_of",
 ]
-
-_WINDOW_BYTES = 8 << 20
-_ADDRESS: Final = re.compile(r"unix:[^\0]+|(\[[0-9A-Fa-f:.%a-z]+\]|[^\s\0:/]+):\d{1,5}")
-
-CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    # Sizes are limited by the node itself, which can say what the limit is.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A fixed window instead of one that grows by probing: over a link with a long round trip the first large message
-    # would otherwise wait for it, and probes would travel between measurements.
-    ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
-    ("grpc.http2.bdp_probe", 0),
-)
-"""What both ends of a connection set."""
-
-_CLIENT_OPTIONS: Final = (
-    *CHANNEL_OPTIONS,
-    # Nodes are addressed directly, whatever proxy the environment names.
-    ("grpc.enable_http_proxy", 0),
-    # A request is sent once: a repeated one would be measured as one slow request.
-    ("grpc.enable_retries", 0),
-    # Each client has its own connection, and finds a node that came back within a second.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long one attempt to connect may take, whatever its name says: a long round trip or a busy machine needs more
-    # than the backoff. An attempt that is refused fails at once all the same.
-    ("grpc.min_reconnect_backoff_ms", 5000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # Over a link that fell silent the system would send again ever more rarely, and notice that it is back as late.
-    # What is not acknowledged for this long ends the connection (gRPC makes it TCP_USER_TIMEOUT), and a new one finds
-    # the link as soon as it is there. The interval only switches that on: every server allows a ping in five minutes.
-    ("grpc.keepalive_time_ms", 300_000),
-    ("grpc.keepalive_timeout_ms", 5000),
-)
 
 
 @final
@@ -188,8 +152,8 @@ class InferenceClient:
     def __init__(self, address: str, timeout_s: float = 30.0, credentials: Credentials | None = None) -> None:
         self.address, self._timeout_s = address, timeout_s
         self._credentials = find_credentials(address) if credentials is None else credentials
-        self._channel = _channel(address, self._credentials)
-        self._metadata = _metadata(address, self._credentials)
+        self._channel = open_channel(address, self._credentials)
+        self._metadata = call_metadata(address, self._credentials)
         self._calls = {
             name: self._channel.unary_unary(path)  # bytes on both sides: encoding is timed here, not inside gRPC
             for name, (path, _, _) in METHODS.items()
@@ -358,41 +322,10 @@ class InferenceClient:
                 metadata=(*self._metadata, *headers.items()) if headers else self._metadata,
             )
         except grpc.RpcError as error:
-            raise self._remote_error(error, method, model) from error
+            raise remote_error(error, method, model, self.address) from error
         except ValueError as error:  # what gRPC raises for a closed channel
             raise RemoteError(f"{method} must be called on an open client ({error})", where=self.address) from error
         return received
-
-    def _remote_error(self, error: Any, method: str, model: str | None) -> RemoteError:
-        code = error.code()
-        details = (error.details() or "no details").rstrip(".")
-        fix = {
-            grpc.StatusCode.UNAVAILABLE: "Check that a node runs at this address (`tierwise node --listen ...`)",
-            grpc.StatusCode.DEADLINE_EXCEEDED: "Give it more time or look at the node's load",
-            grpc.StatusCode.UNIMPLEMENTED: "The server must speak this part of the Open Inference Protocol v2",
-            grpc.StatusCode.UNAUTHENTICATED: "Give credentials for this address (--credentials FILE)",
-            grpc.StatusCode.PERMISSION_DENIED: "Ask with a token or certificate that may do this",
-        }.get(code)
-        about = f" for model {model!r}" if model is not None else ""
-        return RemoteError(
-            f"the node must answer {method}{about}", got=f"{code.name}: {details}", where=self.address, fix=fix
-        )
-
-
-def _channel(address: str, credentials: Credentials | None) -> grpc.Channel:
-    # gRPC knows further forms, which reach resolvers and sockets that nobody meant.
-    if not _ADDRESS.fullmatch(address):
-        raise SpecError("an address must be HOST:PORT or unix:PATH", got=repr(address[:200]))
-    if credentials is None or credentials.tls is None or address.startswith("unix:"):
-        return grpc.insecure_channel(address, options=_CLIENT_OPTIONS)
-    tls = credentials.tls
-    named = () if tls.name is None else (("grpc.ssl_target_name_override", tls.name),)
-    return grpc.secure_channel(address, channel_credentials(tls), options=(*_CLIENT_OPTIONS, *named))
-
-
-def _metadata(address: str, credentials: Credentials | None) -> tuple[tuple[str, str], ...]:
-    token = None if credentials is None else credentials.token(address)
-    return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
 def _specs(tensors: Any) -> tuple[TensorSpec, ...]:

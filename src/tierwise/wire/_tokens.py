@@ -22,8 +22,8 @@ from tierwise._errors import SpecError
 
 __all__ = ["Scope", "Token", "TokenBook", "new_token", "read_tokens", "revoke_token"]
 
-Scope = Literal["infer", "admin"]
-"""What a token lets its bearer do: ask models; or that and change what is served."""
+Scope = Literal["infer", "train", "admin"]
+"""What a token lets its bearer do: ask models; or that and train them; or all that and change what is served."""
 
 _PREFIX: Final = "tw_"  # so that a scanner for leaked secrets can tell what it found
 _RANDOM_BYTES: Final = 32

@@ -1,6 +1,7 @@
 """Compiles a training step ahead of time, from a torch model to an artifact. Needs torch; nodes never import it."""
 
 from tierwise.training.compiler._adapt import adapt
+from tierwise.training.compiler._compare import Comparison, compare, read_comparison
 from tierwise.training.compiler._compile import Lesson, compile_task, compile_training
 from tierwise.training.compiler._eager import eager_timeline
 from tierwise.training.compiler._joint import Joint, capture_step
@@ -16,6 +17,7 @@ from tierwise.training.compiler._split import Part, divide
 from tierwise.training.compiler._timeline import Held, Moment, Timeline, timeline_of
 
 __all__ = [
+    "Comparison",
     "Course",
     "Held",
     "Joint",
@@ -28,6 +30,7 @@ __all__ = [
     "Timeline",
     "adapt",
     "capture_step",
+    "compare",
     "compile_task",
     "compile_training",
     "divide",
@@ -35,6 +38,7 @@ __all__ = [
     "order_for_memory",
     "peak_bytes",
     "plan_graph",
+    "read_comparison",
     "read_model",
     "resolve",
     "run_eager",
