@@ -1,6 +1,7 @@
 """Tokens a second of low-rank and sparse fine-tuning of a LLaMA-style decoder: compiled, on ONNX Runtime, and PyTorch.
 
-    python benchmarks/training_llama.py [--rounds 15] [--steps 300] [--seeds 3] [--artifacts FOLDER] [--only trained|larger] [--save]
+    python benchmarks/training_llama.py [--rounds 15] [--steps 300] [--seeds 3] [--artifacts FOLDER]
+                                        [--only trained|larger] [--save]
 
 Reads from $TIERWISE_DATA: weights_aidreams260k (a trained decoder of 260 thousand weights) and tinyshakespeare, whose
 language it does not know. One thread, denormals flushed in all. Quality: every way takes the same number of steps on
