@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tierwise.cli._train_compare import compare_command, report_command
+from tierwise.cli._train_search import command as search_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ __all__ = ["command"]
 _EPILOG = """\b
 Examples:
   tierwise train compile digits --scheme last-3 --optimizer momentum -o learner
+  tierwise train search digits --memory 200kB -o scheme.toml
   tierwise train run learner --task digits --steps 500 --checkpoint learner.state --delta learnt.safetensors
   tierwise train run learner --folder pictures --steps 500 --checkpoint learner.state
   tierwise train start 10.0.0.7:8001 digits --folder today --steps 500 --swap-every 50 --share 0.25
@@ -49,7 +51,11 @@ for _one in (compare_command, report_command, start, status, stop, delta, worker
 @command.command("compile")
 @click.argument("task")
 @click.option(
-    "--scheme", "scheme_text", default="last-2", show_default=True, help="full, last-N, bias, bias-N or a .toml."
+    "--scheme",
+    "scheme_text",
+    default="last-2",
+    show_default=True,
+    help="full, last-N, bias, bias-N, a published scheme (mobilenetv2, bert, ...) or a .toml.",
 )
 @click.option(
     "--optimizer",
@@ -81,6 +87,9 @@ def _compile(
     made = compile_task(loaded, scheme, Optimiser(kind=kind, rate=rate), batch, out, progress, most_bytes=most)
     click.echo(plan_of(made))
     click.echo(f"Artifact: {out.resolve()}")
+
+
+command.add_command(search_command)
 
 
 @command.command("run")

@@ -7,6 +7,7 @@ from tierwise.training._adapter import LoRA, merge
 from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
 from tierwise.training._labels import IGNORED
+from tierwise.training._preset import PRESETS, Preset
 from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
 from tierwise.training._tensor_file import read_tensors
@@ -18,8 +19,10 @@ from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 __all__ = [
     "IGNORED",
     "LARGEST_ERROR",
+    "PRESETS",
     "Feed",
     "LoRA",
+    "Preset",
     "Replay",
     "Scheme",
     "Span",

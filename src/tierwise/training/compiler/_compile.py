@@ -43,13 +43,13 @@ from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._model import Model, read_model
 from tierwise.training.compiler._onnx import predictor_to_onnx
-from tierwise.training.compiler._parts import Parts, plan_parts
+from tierwise.training.compiler._parts import Parts, frozen_prefix, plan_parts
 from tierwise.training.compiler._passes import macs, simplify
 from tierwise.training.compiler._reference import Batch, mute, run_eager
 from tierwise.training.compiler._resolve import resolve
-from tierwise.training.compiler._split import Part, divide
+from tierwise.training.compiler._split import divide
 
-__all__ = ["Lesson", "compile_task", "compile_training"]
+__all__ = ["Lesson", "compile_task", "compile_training", "lesson_of"]
 
 _STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
     "step.onnx",
@@ -114,14 +114,18 @@ def compile_task(
     progress = progress if progress is not None else Silent()
     if task.model is None or task.boxes is not None:
         raise InputError("a task to train must have a torch model and classes", where=task.name)
-    model = task.model(progress)
+    model, lesson = task.model(progress), lesson_of(task, batch)
+    return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
+
+
+def lesson_of(task: Task, batch: int) -> Lesson:
+    """Two batches of a task's train split, and for whom they are."""
     items = task.splits["train"].head(2 * batch)
     chosen = [np.arange(batch) % len(items), np.arange(batch, 2 * batch) % len(items)]
     # Each label is the next class: gradients of what a model knows are rounding, of which Adam makes whole steps.
     wrong = (items.labels.astype(np.int64) + 1) % max(len(task.labels), 1 + int(items.labels.max()))
     batches = [(task.tensors([items.items[int(i)] for i in part]), wrong[part]) for part in chosen]
-    lesson = Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
-    return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
+    return Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
 
 
 def compile_training(
@@ -168,7 +172,7 @@ def compile_training(
         simplify(joint.graph)
         prefix, step = divide(joint)
     with progress.step("exporting", None):
-        again = partial(_prefix_again, model, trained, optimiser, batches[0])
+        again = partial(frozen_prefix, model, trained, optimiser, batches[0])
         parts = plan_parts(step, prefix, len(batches[0][1]), again)
         spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
         spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
@@ -300,16 +304,6 @@ def _spec(
         ),
         notes=notes,
     )
-
-
-def _prefix_again(
-    model: Model, trained: tuple[Trained, ...], optimiser: Optimiser, batch: Batch, items: int
-) -> Part | None:
-    """The frozen prefix for the first ``items`` of ``batch``."""
-    inputs, labels = batch
-    joint = capture_step(model, trained, optimiser, tuple(x[:items] for x in inputs), labels[:items])
-    simplify(joint.graph)
-    return divide(joint)[0]
 
 
 def _measured(
