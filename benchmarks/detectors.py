@@ -51,8 +51,8 @@ CUT = "backbone.stage2"
 TEACHER = Training(
     epochs=60, batch=8, learning_rate=3e-4, weight_decay=0.01, shift_pixels=32, flip=True, precision="float32"
 )
-FILTERS = ((0.25, 4), (0.25, 8), (0.6, 4), (0.9, 4))
-"""Share of the arithmetic before the filter, and fields each way."""
+FILTERS = (*((frac, "fields") for frac in (0.25, 0.6, 0.9)), *((frac, "peaks") for frac in (0.25, 0.6, 0.75, 0.93)))
+"""Share of the arithmetic before the filter, and how features are gathered."""
 
 _FEATURES = Lesson(features="all", epochs=30, batch=4, milestones=(0.5, 0.8))
 _AT_THE_CUT = msgspec.structs.replace(_FEATURES, features="cut")
@@ -60,26 +60,31 @@ _BEHIND = Lesson(
     trains=("decoder", "tail"), cross_entropy=1.0, codec="round", epochs=15, batch=8, learning_rate=3e-4,
     weight_decay=0.01, schedule="cosine",
 )  # fmt: skip
-_WITH_RATE = msgspec.structs.replace(_FEATURES, rate=0.32, codec="noise")
+_RATED = msgspec.structs.replace(_FEATURES, rate=0.08, codec="noise", learning_rate=2e-3, milestones=(0.6, 0.85))
+"""Entropic Student's first lesson, with the noise of rounding and the price of a bit."""
 
 
 def settings() -> Iterator[tuple[str, Bottleneck]]:
-    """(name, spec without a seed)."""
-    for channels in (3, 1):
-        common = Bottleneck(preset="ghnd", cut=CUT, channels=channels, width=16)
-        for name, lessons in (
-            ("hnd", (_AT_THE_CUT,)),
-            ("ghnd", (_FEATURES,)),
-            ("bottlefit", (_FEATURES, _BEHIND)),
+    """(name, spec without a seed).
+
+    ``front``: the device keeps the model's own front and narrows what that gives, in whole numbers of 4 bits that the
+    lessons see. The others have an encoder of their own in its place.
+    """
+    own = Bottleneck(preset="ghnd", cut=CUT, channels=3, width=16)
+    kept = Bottleneck(preset="ghnd", cut=CUT, family="autoencoder", channels=6, bits=4)
+    for name, common, codec in (("", own, "none"), ("front ", kept, "round")):
+        features, at_the_cut = (msgspec.structs.replace(one, codec=codec) for one in (_FEATURES, _AT_THE_CUT))
+        for method, lessons in (
+            ("hnd", (at_the_cut,)),
+            ("ghnd", (features,)),
+            ("bottlefit", (features, _BEHIND)),
+            ("hnd and boxes", (at_the_cut, _BEHIND)),
         ):
-            yield f"{name} {channels}ch", msgspec.structs.replace(common, lessons=lessons)
-        if channels == 3:
-            for beta in (0.32, 2.56):
-                lessons = (msgspec.structs.replace(_WITH_RATE, rate=beta), _BEHIND)
-                yield (
-                    f"entropic-student beta {beta:g}",
-                    Bottleneck(preset="entropic-student", cut=CUT, channels=6, lessons=lessons),
-                )
+            yield f"{name}{method} {common.channels}ch", msgspec.structs.replace(common, lessons=lessons)
+    lessons = (_RATED, msgspec.structs.replace(_BEHIND, epochs=10))
+    student = Bottleneck(preset="entropic-student", cut=CUT, channels=6, lessons=lessons)
+    yield "entropic-student", student
+    yield "front entropic-student", msgspec.structs.replace(student, family="autoencoder", channels=12)
 
 
 def scores(found: np.ndarray, task: Task, split: str, whole: np.ndarray | None) -> dict[str, Any]:
@@ -196,9 +201,9 @@ def todo(seeds: int) -> Iterator[tuple[str, Any]]:
         for quality in qualities:
             for side in (None, 352):
                 yield f"{kind} q{quality} {side or 'own'}", (kind, quality, side)
-    for frac, grid in FILTERS:
+    for frac, pool in FILTERS:
         for seed in range(seeds):
-            yield f"filter {frac} grid {grid} seed {seed}", Filter(head_frac=frac, grid=grid, seed=seed)
+            yield f"filter {frac} {pool} seed {seed}", Filter(head_frac=frac, pool=pool, seed=seed)
     for seed in range(seeds):
         for name, spec in settings():
             yield f"{name} seed {seed}", msgspec.structs.replace(spec, seed=seed)

@@ -6,14 +6,16 @@ import itertools
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from tierwise._errors import ChainError, InputError, SpecError
-from tierwise.artifact import open_artifact
+from tierwise.artifact import TensorSpec, open_artifact
 from tierwise.capture import run
 from tierwise.measure import Silent
 from tierwise.operators import Filter, build, chain_text, parse_chain
+from tierwise.operators._exit_head import features_graph
 from tierwise.operators._filtering import area_under_curve, least_confidence
-from tierwise.operators._views import tiles, tiles_hold
+from tierwise.operators._views import OVERLAPPING, tiles, tiles_hold
 from tierwise.runtime import Executor
 from tierwise.tasks import Split
 from tierwise.testing import check_operator
@@ -93,6 +95,23 @@ def test_tiles_come_from_one_frame_and_slivers_are_left_out():
     held, clear = tiles_hold(labels)
     assert held.tolist() == [True, False, False, False]
     assert clear.tolist() == [True, False, False, True]
+    assert tiles(pictures, OVERLAPPING).shape == (9, 1, 8, 8)
+    np.testing.assert_array_equal(tiles(pictures, OVERLAPPING)[[0, 2, 6, 8]], cut)
+    held, clear = tiles_hold(labels, OVERLAPPING)
+    # The second tile of the first row still has two thirds of the box; all others have a sliver, the crowd or both.
+    assert held.reshape(3, 3).tolist() == [[True, True, False], [False] * 3, [False] * 3]
+    assert clear.reshape(3, 3).tolist() == [[True, True, False], [False] * 3, [False, False, True]]
+
+
+def test_peaks_are_the_average_and_the_largest_value_of_each_channel():
+    given = np.random.default_rng(0).normal(size=(3, 5, 4, 6)).astype(np.float32)
+    spec = TensorSpec(name="x", dtype="FP32", shape=(-1, 5, 4, 6))
+    nodes, constants, name = features_graph(spec, "exit0", 4, peaks=True)
+    ends = [helper.make_tensor_value_info(one, onnx.TensorProto.FLOAT, None) for one in ("x", name)]
+    graph = helper.make_graph(nodes, "peaks", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    expected = np.concatenate([given.mean((2, 3)), given.max((2, 3))], 1)
+    np.testing.assert_allclose(run([model], {"x": given})[name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_contract_holds(torch_task, onnx_task):

@@ -68,10 +68,25 @@ for _one in (compare_command, report_command, start, status, stop, delta, worker
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=0.001, show_default=True)
 @click.option("--batch", type=click.IntRange(1, 4096), default=8, show_default=True, help="Items of a step.")
 @click.option("--memory", help="Refuse a plan above this, for example 64MB: intermediate tensors and state.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "onnxruntime", "aotinductor", "hybrid"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the step; auto measures all here (minutes). The others than onnxruntime need torch on the node.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".tierwise"), show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory of the artifact.")
 def _compile(
-    task: str, scheme_text: str, kind: Any, rate: float, batch: int, memory: str | None, cache: Path, out: Path
+    task: str,
+    scheme_text: str,
+    kind: Any,
+    rate: float,
+    batch: int,
+    memory: str | None,
+    backend: Any,
+    cache: Path,
+    out: Path,
 ) -> None:
     """Compile a training step for the built-in TASK (`tierwise tasks`), checked against eager PyTorch."""
     from tierwise._units import parse_bytes
@@ -84,7 +99,8 @@ def _compile(
     scheme, most = read_scheme(scheme_text), None if memory is None else parse_bytes(memory)
     progress = progress_for_stderr()
     loaded = load_task(_builtin(task), cache, progress)
-    made = compile_task(loaded, scheme, Optimiser(kind=kind, rate=rate), batch, out, progress, most_bytes=most)
+    how = Optimiser(kind=kind, rate=rate)
+    made = compile_task(loaded, scheme, how, batch, out, progress, most_bytes=most, backend=backend)
     click.echo(plan_of(made))
     click.echo(f"Artifact: {out.resolve()}")
 
@@ -102,6 +118,13 @@ command.add_command(search_command)
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Learning rate; default: the compiled one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of items.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "onnxruntime", "aotinductor", "hybrid"]),
+    default="auto",
+    show_default=True,
+    help="auto: what the compiler chose, where this machine can run it, else onnxruntime.",
+)
 @click.option("--lean", is_flag=True, help="Take the least memory, as planned; somewhat slower.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Resumed from where it exists; survives a kill.")
 @click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between checkpoints.")
@@ -115,6 +138,7 @@ def _run(
     rate: float | None,
     seed: int,
     threads: int,
+    backend: Any,
     lean: bool,
     checkpoint: Path | None,
     every: int,
@@ -130,7 +154,8 @@ def _run(
         raise click.UsageError("Give either --task or --folder.")
     opened = open_artifact(artifact)
     items, labels = _items(opened, task_name, folder, cache)
-    session = TrainingSession(opened, threads, lean=lean)
+    session = TrainingSession(opened, threads, backend, lean=lean)
+    click.echo(f"Backend: {session.backend}.", err=True)
     if checkpoint is not None and checkpoint.exists():
         session.resume(checkpoint)
         click.echo(f"Resumed at step {session.steps}.", err=True)

@@ -17,7 +17,7 @@ from tierwise.artifact import TensorSpec
 from tierwise.measure import Advance
 from tierwise.operators._exit import exit_names
 
-__all__ = ["Array", "features_graph", "head_model", "trained_layers"]
+__all__ = ["Array", "Parts", "features_graph", "head_model", "trained_layers"]
 
 Array = npt.NDArray[np.float32]
 Parts = tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]
@@ -25,14 +25,25 @@ Parts = tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]
 _BATCH = 128
 
 
-def features_graph(tensor: TensorSpec, prefix: str, grid: int) -> Parts:
+def features_graph(tensor: TensorSpec, prefix: str, grid: int, *, peaks: bool = False) -> Parts:
     """Nodes and constants from ``tensor`` to its features [n, f], and their name.
 
-    Pictures are averaged over a grid of ``grid`` by ``grid`` fields, sequences [n, length, width] give their first
+    Pictures are averaged over a grid of ``grid`` by ``grid`` fields; with ``peaks`` they give the average and the
+    largest value of each channel over the whole picture instead. Sequences [n, length, width] give their first
     token and the average of all, and rows stay as they are.
     """
     name, out = tensor.name, f"{prefix}_flat"
     match len(tensor.shape):
+        case 4 if peaks:
+            nodes = [
+                helper.make_node("GlobalAveragePool", [name], [f"{prefix}_mean"], f"{prefix}_average"),
+                helper.make_node("GlobalMaxPool", [name], [f"{prefix}_peak"], f"{prefix}_largest"),
+                helper.make_node(
+                    "Concat", [f"{prefix}_mean", f"{prefix}_peak"], [f"{prefix}_both"], f"{prefix}_join", axis=1
+                ),
+                helper.make_node("Flatten", [f"{prefix}_both"], [out], f"{prefix}_flatten", axis=1),
+            ]
+            return nodes, [], out
         case 4:
             kernel = [max(1, size // min(grid, size)) for size in tensor.shape[2:]]
             nodes = [

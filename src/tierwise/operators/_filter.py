@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from tierwise.operators._exit_head import features_graph, trained_layers
 from tierwise.operators._filter_head import filter_model, nothing_answer
 from tierwise.operators._filtering import filter_cut, refit_filter
 from tierwise.operators._partition import named_cut, partition_cuts
-from tierwise.operators._views import seen, views_hold
+from tierwise.operators._views import OVERLAPPING, seen, views_hold
 from tierwise.operators._work import Context, Stage, Work
 from tierwise.tasks import Task
 
@@ -42,7 +42,10 @@ class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
             there is one, else the cut nearest to ``head_frac`` of the arithmetic at which it is small enough.
         head_frac: Share of the arithmetic before the filter, where no cut is named.
         least_recall: Share of the items of interest that must pass, on the validation split; it decides the threshold.
-        grid: Features of pictures are averaged over so many fields each way.
+        pool: How a picture's features are gathered. ``fields``: averaged over ``grid`` fields each way. ``peaks``: the
+            average and the largest value of each channel over the whole picture, since a thing may be small and stand
+            anywhere. ``auto``: peaks for detection, else fields.
+        grid: Fields each way.
         width: Hidden units, at most; fewer where the limits below ask for it.
         most_parameters: Limit on the classifier's size.
         most_macs_frac: Limit on its arithmetic, as a share of what lies before it.
@@ -54,13 +57,14 @@ class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
     STAGE: ClassVar[Stage] = Stage.EXIT
     NEEDS_TORCH: ClassVar[bool] = False
     PACKAGES: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "torch")
-    REVISION: ClassVar[int] = 1
+    REVISION: ClassVar[int] = 2
 
     interesting: tuple[str, ...] = ()
     background: str = ""
     cut: str = "auto"
     head_frac: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.25
     least_recall: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.99
+    pool: Literal["auto", "fields", "peaks"] = "auto"
     grid: Annotated[int, msgspec.Meta(gt=0)] = 4
     width: Annotated[int, msgspec.Meta(gt=0)] = 32
     most_parameters: Annotated[int, msgspec.Meta(gt=0)] = 10_000
@@ -70,7 +74,7 @@ class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
 
 
 def resolve_filter(spec: Filter, work: Work) -> Filter:
-    """``spec`` with its classes, its cut and its width named.
+    """``spec`` with its classes, its pooling, its cut and its width named.
 
     Raises:
         SpecError: The classes of interest do not fit the task.
@@ -83,6 +87,8 @@ def resolve_filter(spec: Filter, work: Work) -> Filter:
             where=f"task {work.task.name!r}",
         )
     spec = _with_classes(spec, work.task)
+    if spec.pool == "auto":
+        spec = msgspec.structs.replace(spec, pool="fields" if work.task.boxes is None else "peaks")
     if work.crossing is not None:
         if spec.cut not in ("auto", LATENT):
             raise InputError(
@@ -145,8 +151,10 @@ def _with_classes(spec: Filter, task: Task) -> Filter:
     return msgspec.structs.replace(spec, interesting=ranked, background=spec.background or others[0])
 
 
-def _features(tensor: TensorSpec, grid: int) -> int:
+def _features(tensor: TensorSpec, grid: int, *, peaks: bool) -> int:
     match len(tensor.shape):
+        case 4 if peaks:
+            return 2 * tensor.shape[1]
         case 4:
             fields = [size // (size // min(grid, size)) for size in tensor.shape[2:]]
             return tensor.shape[1] * math.prod(fields)
@@ -158,7 +166,7 @@ def _features(tensor: TensorSpec, grid: int) -> int:
 
 def _width(spec: Filter, tensor: TensorSpec, head_macs: int) -> int:
     """The most hidden units within the limits; 0 where there is no room for one."""
-    features = _features(tensor, spec.grid)
+    features = _features(tensor, spec.grid, peaks=spec.pool == "peaks")
     by_size = (spec.most_parameters - 1) // (features + 2)
     by_macs = math.floor(spec.most_macs_frac * head_macs) // (features + 1)
     return min(spec.width, by_size, by_macs)
@@ -179,11 +187,11 @@ def filter_empty(spec: Filter, work: Work, context: Context) -> Work:
     with context.progress.step("train filter", spec.epochs) as advance:
         model = onnx.ModelProto()
         model.CopyFrom(work.model)
-        nodes, constants, name = features_graph(tensor, "exit0", spec.grid)
-        model.graph.node.extend(nodes)
-        model.graph.initializer.extend(constants)
-        model.graph.output.append(onnx.ValueInfoProto(name=name))
-        features, held = seen(model, task, "train", name, wanted)
+        read = features_graph(tensor, "exit0", spec.grid, peaks=spec.pool == "peaks")
+        model.graph.node.extend(read[0])
+        model.graph.initializer.extend(read[1])
+        model.graph.output.append(onnx.ValueInfoProto(name=read[2]))
+        features, held = seen(model, task, "train", read[2], wanted, corners=OVERLAPPING)
         layers = trained_layers(
             features,
             held.astype(np.int64),
@@ -193,7 +201,7 @@ def filter_empty(spec: Filter, work: Work, context: Context) -> Work:
             seed=spec.seed,
             advance=advance,
         )
-    head = filter_model(work.model, tensor, spec.grid, layers, nothing_answer(work, spec.background))
+    head = filter_model(work.model, tensor, read, layers, nothing_answer(work, spec.background))
     size = features.shape[1]
     filtering = Filtering(
         views="items" if task.boxes is None else "tiles",

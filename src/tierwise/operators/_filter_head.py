@@ -14,7 +14,7 @@ from tierwise._errors import InputError
 from tierwise.artifact import TensorSpec, detections_spec
 from tierwise.capture import read_graph
 from tierwise.operators._exit import exit_names
-from tierwise.operators._exit_head import Array, features_graph
+from tierwise.operators._exit_head import Array, Parts
 
 if TYPE_CHECKING:
     from tierwise.operators._work import Work
@@ -48,7 +48,7 @@ def nothing_answer(work: Work, background: str) -> npt.NDArray[np.float32]:
 def filter_model(
     model: onnx.ModelProto,
     tensor: TensorSpec,
-    grid: int,
+    features: Parts,
     layers: Sequence[tuple[Array, Array]],
     nothing: npt.NDArray[np.float32],
 ) -> onnx.ModelProto:
@@ -57,12 +57,12 @@ def filter_model(
     Args:
         model: The model that makes ``tensor``.
         tensor: What the filter reads.
-        grid: See `tierwise.operators._exit_head.features_graph`.
+        features: From there to what the classifier reads, as `tierwise.operators._exit_head.features_graph` gives it.
         layers: Weights and biases of two layers; the last scores "nothing" and "something".
         nothing: The answer for one item.
     """
     confidence, answer = exit_names(0)
-    nodes, constants, name = features_graph(tensor, "exit0", grid)
+    nodes, constants, name = [*features[0]], [*features[1]], features[2]
     (weight, bias), (last, offset) = layers
     # The share of "nothing" among two is the sigmoid of the difference of their scores.
     arrays = {

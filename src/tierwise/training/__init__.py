@@ -4,6 +4,7 @@ Importing this room brings no torch; what compiles a step is the room's part `ti
 """
 
 from tierwise.training._adapter import LoRA, merge
+from tierwise.training._backend import Backend, BackendName, misfit, open_backend
 from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
 from tierwise.training._labels import IGNORED
@@ -20,6 +21,8 @@ __all__ = [
     "IGNORED",
     "LARGEST_ERROR",
     "PRESETS",
+    "Backend",
+    "BackendName",
     "Feed",
     "LoRA",
     "Preset",
@@ -30,7 +33,9 @@ __all__ = [
     "TrainingSession",
     "Trial",
     "merge",
+    "misfit",
     "next_tokens",
+    "open_backend",
     "plan_of",
     "read_bytes",
     "read_folder",

@@ -2,9 +2,17 @@
 
 from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._blocks import Block, blocks, computing, reach
+from tierwise.training.compiler._channels_last import relay
 from tierwise.training.compiler._compare import Comparison, compare, read_comparison
 from tierwise.training.compiler._compile import Lesson, compile_task, compile_training, lesson_of
 from tierwise.training.compiler._eager import eager_timeline
+from tierwise.training.compiler._integer import Grid, IntegerModel, quantise
+from tierwise.training.compiler._integer_training import (
+    IntegerCourse,
+    integer_gradients,
+    run_integer,
+    train_task_in_integers,
+)
 from tierwise.training.compiler._joint import Joint, capture_step
 from tierwise.training.compiler._liveness import peak_bytes
 from tierwise.training.compiler._masks import save_masks
@@ -23,7 +31,10 @@ __all__ = [
     "Block",
     "Comparison",
     "Course",
+    "Grid",
     "Held",
+    "IntegerCourse",
+    "IntegerModel",
     "Joint",
     "Layer",
     "Lesson",
@@ -42,19 +53,24 @@ __all__ = [
     "computing",
     "divide",
     "eager_timeline",
+    "integer_gradients",
     "lesson_of",
     "order_for_memory",
     "peak_bytes",
     "plan_graph",
     "predict_step",
+    "quantise",
     "reach",
     "read_comparison",
     "read_model",
+    "relay",
     "resolve",
     "run_eager",
     "run_graph",
+    "run_integer",
     "save_masks",
     "settled",
     "simplify",
     "timeline_of",
+    "train_task_in_integers",
 ]

@@ -10,6 +10,7 @@ import torch
 
 from tierwise.artifact import Optimiser, Trained
 from tierwise.training.compiler._joint import capture_step
+from tierwise.training.compiler._kernels import bias_apart
 from tierwise.training.compiler._liveness import peak_bytes
 from tierwise.training.compiler._masks import save_masks
 from tierwise.training.compiler._model import Model
@@ -56,6 +57,7 @@ def plan_parts(step: Part, prefix: Part | None, batch: int, again: Callable[[int
     Raises:
         InputError: A graph cannot be exported.
     """
+    bias_apart(step.graph)
     save_masks(step.graph)
     step_plan = plan_graph(part_to_onnx(step))
     if prefix is None:
