@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -347,18 +348,27 @@ def test_kills_of_the_whole_node_change_nothing(
     assert steps == sorted(steps)
 
 
-def test_a_folder_outside_of_the_allowed_one_is_no_folder(
+def test_a_folder_must_be_below_the_allowed_one_and_stay_as_it_is(
     start: Start, painter: Artifact, album: Path, tmp_path: Path
 ) -> None:
     inside, outside = tmp_path / "inside", album / "today"
     inside.mkdir()
     (inside / "link").symlink_to(outside)
+    shutil.copytree(outside, inside / "own")
     node = start("--training-folder", str(inside))
     load(node, painter)
     with TrainingClient(node.address) as client:
         for name in ("link", str(outside), "../" + album.name + "/today", "none", "a\0b"):
             with pytest.raises(RemoteError, match=r"INVALID_ARGUMENT.*below the node's training folder"):
                 client.begin("m", TrainingOrder(folder=name))
+        client.begin("m", TrainingOrder(folder="own", lean=True))
+        shutil.copy(inside / "own/c0/0.png", inside / "own/c0/more.png")
+        for number in node.trainers():
+            os.kill(number, signal.SIGKILL)
+        while (status := client.status("m")).state != "failed":
+            time.sleep(0.05)
+        assert "must be the same" in status.reason
+        assert client.begin("m", TrainingOrder(folder="own")).state == "running"
 
 
 @pytest.mark.emulation

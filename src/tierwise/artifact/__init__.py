@@ -43,7 +43,7 @@ from tierwise.artifact._signature import (
     trusted_keys,
     verify,
 )
-from tierwise.artifact._training_step import Adapter, Optimiser, Trained, TrainingPlan, TrainingStep
+from tierwise.artifact._training_step import Adapter, Optimiser, PackagedStep, Trained, TrainingPlan, TrainingStep
 
 __all__ = [
     "FORMAT",
@@ -65,6 +65,7 @@ __all__ = [
     "Manifest",
     "NodeAudit",
     "Optimiser",
+    "PackagedStep",
     "Preprocessor",
     "Provenance",
     "Rate",

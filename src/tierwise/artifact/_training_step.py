@@ -8,7 +8,7 @@ import msgspec
 
 from tierwise._config import Spec
 
-__all__ = ["Optimiser", "Trained", "TrainingPlan", "TrainingStep"]
+__all__ = ["Optimiser", "PackagedStep", "Trained", "TrainingPlan", "TrainingStep"]
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Frac = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -132,6 +132,26 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
         return self.predicted_bytes + self.state_bytes
 
 
+class PackagedStep(Spec, frozen=True, kw_only=True):
+    """The same step as machine code, beside the ONNX file.
+
+    Attributes:
+        file: Package of AOTInductor. Takes ``inputs`` in order; gives the loss, then the next ``state``, in order.
+        backend: ``aotinductor``: the package begins at the model's inputs; ``hybrid``: behind the frozen prefix.
+        inputs: Names of what it takes.
+        state: Names of the trained tensors and slots that it gives behind the loss.
+        torch: Version that compiled it, and that must run it.
+        processor: What it was compiled for.
+    """
+
+    file: str
+    backend: Literal["aotinductor", "hybrid"]
+    inputs: tuple[str, ...]
+    state: tuple[str, ...]
+    torch: str
+    processor: str
+
+
 class TrainingStep(Spec, frozen=True, kw_only=True):
     """A training step, compiled ahead of time for one batch size.
 
@@ -157,6 +177,7 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
         notes: Remarks of the compiler.
         label_shape: Shape of an item's labels: () for one class, (length,) for a token behind each place of a row.
         adapters: Pairs of trained tensors that belong to a frozen weight.
+        packaged: The step as the compiler chose it for its own kind of machine; None: it chose the ONNX file.
     """
 
     step: str
@@ -176,8 +197,10 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     label_shape: tuple[Count, ...] = ()
     adapters: tuple[Adapter, ...] = ()
+    packaged: PackagedStep | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
         """Files that belong to it."""
-        return (self.step, *(() if self.prefix is None else (self.prefix,)), self.state, self.vectors)
+        optional = (self.prefix, None if self.packaged is None else self.packaged.file)
+        return (self.step, *(name for name in optional if name is not None), self.state, self.vectors)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tierwise.cli._train_compare import compare_command, report_command
+from tierwise.cli._train_search import command as search_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ __all__ = ["command"]
 _EPILOG = """\b
 Examples:
   tierwise train compile digits --scheme last-3 --optimizer momentum -o learner
+  tierwise train search digits --memory 200kB -o scheme.toml
   tierwise train run learner --task digits --steps 500 --checkpoint learner.state --delta learnt.safetensors
   tierwise train run learner --folder pictures --steps 500 --checkpoint learner.state
   tierwise train start 10.0.0.7:8001 digits --folder today --steps 500 --swap-every 50 --share 0.25
@@ -49,7 +51,11 @@ for _one in (compare_command, report_command, start, status, stop, delta, worker
 @command.command("compile")
 @click.argument("task")
 @click.option(
-    "--scheme", "scheme_text", default="last-2", show_default=True, help="full, last-N, bias, bias-N or a .toml."
+    "--scheme",
+    "scheme_text",
+    default="last-2",
+    show_default=True,
+    help="full, last-N, bias, bias-N, a published scheme (mobilenetv2, bert, ...) or a .toml.",
 )
 @click.option(
     "--optimizer",
@@ -62,10 +68,25 @@ for _one in (compare_command, report_command, start, status, stop, delta, worker
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=0.001, show_default=True)
 @click.option("--batch", type=click.IntRange(1, 4096), default=8, show_default=True, help="Items of a step.")
 @click.option("--memory", help="Refuse a plan above this, for example 64MB: intermediate tensors and state.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "onnxruntime", "aotinductor", "hybrid"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the step; auto measures all here (minutes). The others than onnxruntime need torch on the node.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".tierwise"), show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory of the artifact.")
 def _compile(
-    task: str, scheme_text: str, kind: Any, rate: float, batch: int, memory: str | None, cache: Path, out: Path
+    task: str,
+    scheme_text: str,
+    kind: Any,
+    rate: float,
+    batch: int,
+    memory: str | None,
+    backend: Any,
+    cache: Path,
+    out: Path,
 ) -> None:
     """Compile a training step for the built-in TASK (`tierwise tasks`), checked against eager PyTorch."""
     from tierwise._units import parse_bytes
@@ -78,9 +99,13 @@ def _compile(
     scheme, most = read_scheme(scheme_text), None if memory is None else parse_bytes(memory)
     progress = progress_for_stderr()
     loaded = load_task(_builtin(task), cache, progress)
-    made = compile_task(loaded, scheme, Optimiser(kind=kind, rate=rate), batch, out, progress, most_bytes=most)
+    how = Optimiser(kind=kind, rate=rate)
+    made = compile_task(loaded, scheme, how, batch, out, progress, most_bytes=most, backend=backend)
     click.echo(plan_of(made))
     click.echo(f"Artifact: {out.resolve()}")
+
+
+command.add_command(search_command)
 
 
 @command.command("run")
@@ -93,6 +118,13 @@ def _compile(
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Learning rate; default: the compiled one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of items.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "onnxruntime", "aotinductor", "hybrid"]),
+    default="auto",
+    show_default=True,
+    help="auto: what the compiler chose, where this machine can run it, else onnxruntime.",
+)
 @click.option("--lean", is_flag=True, help="Take the least memory, as planned; somewhat slower.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Resumed from where it exists; survives a kill.")
 @click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between checkpoints.")
@@ -106,6 +138,7 @@ def _run(
     rate: float | None,
     seed: int,
     threads: int,
+    backend: Any,
     lean: bool,
     checkpoint: Path | None,
     every: int,
@@ -121,7 +154,8 @@ def _run(
         raise click.UsageError("Give either --task or --folder.")
     opened = open_artifact(artifact)
     items, labels = _items(opened, task_name, folder, cache)
-    session = TrainingSession(opened, threads, lean=lean)
+    session = TrainingSession(opened, threads, backend, lean=lean)
+    click.echo(f"Backend: {session.backend}.", err=True)
     if checkpoint is not None and checkpoint.exists():
         session.resume(checkpoint)
         click.echo(f"Resumed at step {session.steps}.", err=True)

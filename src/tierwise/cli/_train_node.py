@@ -35,6 +35,7 @@ __all__ = ["delta", "start", "status", "stop", "worker"]
     help="Most of one CPU that training takes.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order of items.")
+@click.option("--lean", is_flag=True, help="Take the least memory, some speed for it.")
 @click.option("--fresh", is_flag=True, help="Begin from the artifact's weights though there is a checkpoint.")
 @credentials
 def start(
@@ -47,6 +48,7 @@ def start(
     swap_every: int | None,
     share: float,
     seed: int,
+    lean: bool,
     fresh: bool,
 ) -> None:
     """Train MODEL on the node at ADDRESS, beside its serving."""
@@ -60,6 +62,7 @@ def start(
         folder=folder,
         steps=steps,
         seed=seed,
+        lean=lean,
         fresh=fresh,
     )
     with TrainingClient(node, timeout_s=600.0) as client:

@@ -33,6 +33,8 @@ def check(spec: NodeSpec) -> list[str]:
     problems += dangers(spec)
     if spec.repository is not None:
         problems += _repository(Path(spec.repository))
+    if spec.training_folder is not None and not Path(spec.training_folder).is_dir():
+        problems.append(f"training_folder: the folder to learn from must exist, but got {spec.training_folder}")
     return problems
 
 

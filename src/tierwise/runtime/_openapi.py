@@ -121,6 +121,7 @@ _SCHEMAS: Final[dict[str, Any]] = {
         steps={**_COUNT, "type": ["integer", "null"]},
         folder={"type": ["string", "null"]},
         seed={"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+        lean=_FLAG,
         fresh=_FLAG,
     ),
     "Training": _object(

@@ -20,7 +20,7 @@ __all__ = ["Ended", "TrainerProcess"]
 _CODES: Final = {"asker": Code.INVALID, "node": Code.UNSUITED, "unknown": Code.INTERNAL}
 
 Told = tuple[TrainerTold, bytes]
-Ended = Callable[["TrainerProcess", str], None]
+Ended = Callable[["TrainerProcess", str, bool], None]
 
 
 @final
@@ -31,7 +31,7 @@ class TrainerProcess:
         command: What to start.
         charge: What it shall train.
         told: Called with whatever it says, before who asked for it goes on; from a thread of this object.
-        ended: Called once when it has ended, with itself and how.
+        ended: Called once when it has ended, with itself, how, and whether the next one would end the same way.
 
     Attributes:
         ended: Set when it has, before ``ended`` is called.
@@ -113,14 +113,14 @@ class TrainerProcess:
         return told, content
 
     def _listen(self) -> None:
-        reason = ""
+        reason, hopeless = "", False
         while True:
             note = read_note(self._tells, TrainerTold)
             if note is None:
                 break
             self._told(note[0])
             if note[0].final and note[0].error:
-                reason = note[0].error
+                reason, hopeless = note[0].error, note[0].fault != "unknown"
             if not self._ready.done():
                 self._ready.set_result(note)
             with self._mutex:
@@ -137,7 +137,7 @@ class TrainerProcess:
             if not answer.done():
                 answer.set_exception(_gone())
         self.ended.set()
-        self._ended(self, reason or f"the training process ended with {status}")
+        self._ended(self, reason or f"the training process ended with {status}", hopeless)
 
 
 def _gone() -> RefusalError:

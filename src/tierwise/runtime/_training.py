@@ -125,7 +125,7 @@ class Training:
             raise
         self._settle("running")
         if process.ended.is_set():
-            self._ended(process, "the training process ended as it began")
+            self._ended(process, "the training process ended as it began", False)
 
     def go_on(self) -> None:
         """Start again what ran when the node ended, without waiting for it."""
@@ -220,14 +220,14 @@ class Training:
             except TierwiseError as error:
                 self._log.error("weights are not taken over", model=self.served.name, reason=str(error))
 
-    def _ended(self, process: TrainerProcess, reason: str) -> None:
+    def _ended(self, process: TrainerProcess, reason: str, hopeless: bool) -> None:
         """The process is gone: start the next, unless it was told to go or cannot train at all."""
         with self._mutex:
             if process is not self._process or not self.runs:
                 return
             self._process, self._reason = None, reason
             self._tries = 1 if self._progress.steps > self._tried_at else self._tries + 1
-            hopeless = self._tries >= _MOST_TRIES
+            hopeless = hopeless or self._tries >= _MOST_TRIES
             self._state = "failed" if hopeless else "restarting"
             self._restarts += not hopeless
         self._log.warning("training process ended", model=self.served.name, reason=reason, failed=hopeless)

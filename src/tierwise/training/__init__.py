@@ -4,9 +4,11 @@ Importing this room brings no torch; what compiles a step is the room's part `ti
 """
 
 from tierwise.training._adapter import LoRA, merge
+from tierwise.training._backend import Backend, BackendName, misfit, open_backend
 from tierwise.training._feed import Feed
 from tierwise.training._folder import read_folder
 from tierwise.training._labels import IGNORED
+from tierwise.training._preset import PRESETS, Preset
 from tierwise.training._scheme import Scheme, read_scheme
 from tierwise.training._session import TrainingSession, plan_of, training_step_of
 from tierwise.training._tensor_file import read_tensors
@@ -18,8 +20,12 @@ from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 __all__ = [
     "IGNORED",
     "LARGEST_ERROR",
+    "PRESETS",
+    "Backend",
+    "BackendName",
     "Feed",
     "LoRA",
+    "Preset",
     "Replay",
     "Scheme",
     "Span",
@@ -27,7 +33,9 @@ __all__ = [
     "TrainingSession",
     "Trial",
     "merge",
+    "misfit",
     "next_tokens",
+    "open_backend",
     "plan_of",
     "read_bytes",
     "read_folder",

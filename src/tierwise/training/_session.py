@@ -14,7 +14,8 @@ from tierwise._errors import ArtifactError, InputError
 from tierwise._units import format_bytes, format_seconds
 from tierwise.artifact import Artifact, TrainingStep
 from tierwise.training._adapter import merge
-from tierwise.training._engine import Engine, open_session
+from tierwise.training._backend import BackendName, open_backend
+from tierwise.training._engine import open_session
 from tierwise.training._labels import check_labels
 from tierwise.training._tensor_file import read_tensors, write_tensors
 from tierwise.training._verify import Replay, replay
@@ -65,19 +66,21 @@ class TrainingSession:
 
     Args:
         artifact: A verified artifact with a training step.
-        threads: Threads of ONNX Runtime.
+        threads: Threads of the engine.
+        backend: Which engine takes the steps; ``auto``: the compiler's choice where it can run here, else ONNX Runtime.
         lean: Take the least memory, some speed for it: the planned order, no arena, and every new tensor is written
             over the old one. Nobody may predict meanwhile, and behind a step that ONNX Runtime could not finish (no
             memory, say) a checkpoint must be read again.
 
     Attributes:
         spec: The compiled step.
+        backend: The engine that is used.
         steps: Steps taken since the start.
         verified: The replay at the start.
 
     Raises:
         ArtifactError: No training step, a file that cannot be loaded, or a replay that differs.
-        UnavailableError: The safetensors library is not installed.
+        UnavailableError: The safetensors library is not installed, or the backend cannot run here.
 
     Example:
         >>> session = TrainingSession(open_artifact(Path("model")))  # doctest: +SKIP
@@ -85,10 +88,14 @@ class TrainingSession:
         2.31
     """
 
-    def __init__(self, artifact: Artifact, threads: int = 1, *, lean: bool = False) -> None:
+    def __init__(
+        self, artifact: Artifact, threads: int = 1, backend: BackendName = "auto", *, lean: bool = False
+    ) -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
-        self._engine = Engine(artifact.directory, self.spec, self._at_first(), threads, lean=lean)
+        self._engine, self.backend = open_backend(
+            artifact.directory, self.spec, self._at_first(), threads, backend, lean=lean
+        )
         vectors, _ = read_tensors(artifact.path(self.spec.vectors))
         self.verified: Replay = replay(self._engine, self.spec, vectors)
         if not self.verified.equal:

@@ -93,7 +93,7 @@ class _Trainer:
         self._charge, self._order, self._tells = charge, charge.order, tells
         self._folder = Path(charge.folder)
         artifact = open_artifact(Path(charge.artifact))
-        self._artifact, self._session = artifact, TrainingSession(artifact)
+        self._artifact, self._session = artifact, TrainingSession(artifact, lean=charge.order.lean)
         self._prepare = Preprocessor(artifact.manifest.input, artifact.directory, charge.inputs)
         self._items = None if charge.items is None else _Items(artifact, charge, self._session.spec.batch)
         checkpoint = self._folder / CHECKPOINT
@@ -148,6 +148,8 @@ class _Trainer:
             if ask is None:
                 raise
             self._refuse(ask, error)
+            if self._order.lean and not isinstance(error, InputError):
+                raise  # what is half written is not learnt on: the next process reads the checkpoint
             return
         self._losses.append(loss)
         steps, order = self._session.steps, self._order
@@ -179,9 +181,9 @@ class _Trainer:
         """Model inputs and labels of a batch that was sent."""
         tensors = decode_request(content, self._charge.tensors).tensors()
         labels = tensors.pop(LABELS, None)
-        if labels is None or labels.dtype.kind not in "iu" or labels.ndim != 1:
+        if labels is None or labels.dtype.kind not in "iu" or labels.ndim == 0:
             got = "none" if labels is None else f"{labels.dtype} {list(labels.shape)}"
-            raise InputError(f"a batch must have a tensor {LABELS!r} of whole numbers, [n]", got=got)
+            raise InputError(f"a batch must have a tensor {LABELS!r} of whole numbers", got=got)
         inputs = self._prepare(tensors)
         for spec in self._artifact.manifest.segments[0].inputs:
             array = inputs.get(spec.name, labels)

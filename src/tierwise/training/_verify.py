@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from tierwise.artifact import TrainingStep
-from tierwise.training._engine import Engine
+from tierwise.training._backend import Backend
 from tierwise.training._tensor_file import Arrays
 
 __all__ = ["LARGEST_ERROR", "Replay", "relative_error", "replay"]
@@ -45,7 +45,7 @@ def relative_error(got: Arrays, wanted: Arrays) -> float:
     return float(np.sqrt(over / max(under, 1e-300)))
 
 
-def replay(engine: Engine, spec: TrainingStep, vectors: Arrays) -> Replay:
+def replay(engine: Backend, spec: TrainingStep, vectors: Arrays) -> Replay:
     """Take the steps of ``vectors`` from the state ``engine`` has.
 
     Args:

@@ -81,7 +81,7 @@ class TrainerTold(Spec, frozen=True, kw_only=True, omit_defaults=True):
         swapped: Whether the file of weights is new.
         error: Why not.
         fault: Whose fault that is: ``asker``, ``node`` (a library is missing) or ``unknown``.
-        final: Whether the process ends with it, and shall not be started again.
+        final: Whether the process ends with it. Where it is the fault of the asker or the node, the next would too.
     """
 
     progress: TrainingProgress

@@ -30,7 +30,7 @@ TRAINING_SERVICE: Final = "tierwise.Training"
 ``Status``, ``Save``, ``Swap``, ``Delta``, ``Apply`` and ``Stop``."""
 
 LABELS: Final = "labels"
-"""Name of the tensor of classes in a batch: whole numbers, [n]."""
+"""Name of the tensor of classes in a batch: whole numbers, [n]; [n, length] where a step learns tokens."""
 
 STEP: Final = "tierwise.step"
 """Parameter of a batch: how many steps the sender believes were taken before it. A batch that would be another step is
@@ -59,6 +59,7 @@ class TrainingOrder(Spec, frozen=True, kw_only=True):
             sent.
         steps: Steps in all, resumed ones included, after which it is done; None: it has no end.
         seed: Of the order of a folder's items.
+        lean: Take the least memory, some speed for it.
         fresh: Whether to begin from the artifact's weights though there is a checkpoint.
     """
 
@@ -69,6 +70,7 @@ class TrainingOrder(Spec, frozen=True, kw_only=True):
     folder: str | None = None
     steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    lean: bool = False
     fresh: bool = False
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import platform
-import statistics
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,21 +32,21 @@ from tierwise.artifact import (
 from tierwise.capture import read_graph
 from tierwise.measure import Progress, Silent
 from tierwise.tasks import Task
-from tierwise.training._engine import Engine
+from tierwise.training._backend import BackendName
 from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
-from tierwise.training._verify import replay
 from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._model import Model, read_model
 from tierwise.training.compiler._onnx import predictor_to_onnx
-from tierwise.training.compiler._parts import Parts, plan_parts
+from tierwise.training.compiler._parts import Parts, frozen_prefix, plan_parts
 from tierwise.training.compiler._passes import macs, simplify
 from tierwise.training.compiler._reference import Batch, mute, run_eager
 from tierwise.training.compiler._resolve import resolve
-from tierwise.training.compiler._split import Part, divide
+from tierwise.training.compiler._split import divide
+from tierwise.training.compiler._trial import packages, tried
 
-__all__ = ["Lesson", "compile_task", "compile_training"]
+__all__ = ["Lesson", "compile_task", "compile_training", "lesson_of"]
 
 _STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
     "step.onnx",
@@ -58,8 +55,7 @@ _STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
     "verify.safetensors",
     "model.onnx",
 )
-_REPLAYED = 20
-_TIMED = 7
+_REPLAYED, _DRAWS = 20, 3
 
 
 @final
@@ -96,6 +92,7 @@ def compile_task(
     progress: Progress | None = None,
     *,
     most_bytes: float | None = None,
+    backend: BackendName = "onnxruntime",
 ) -> Artifact:
     """Compile the model of a task with classes; verify vectors are made of items of its train split, labelled wrongly.
 
@@ -107,6 +104,7 @@ def compile_task(
         directory: Of the new artifact.
         progress: Shows the steps.
         most_bytes: As in `compile_training`.
+        backend: As in `compile_training`.
 
     Raises:
         InputError: As `compile_training`, or a task without a torch model or without classes.
@@ -114,14 +112,20 @@ def compile_task(
     progress = progress if progress is not None else Silent()
     if task.model is None or task.boxes is not None:
         raise InputError("a task to train must have a torch model and classes", where=task.name)
-    model = task.model(progress)
+    model, lesson = task.model(progress), lesson_of(task, batch)
+    return compile_training(
+        model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes, backend=backend
+    )
+
+
+def lesson_of(task: Task, batch: int) -> Lesson:
+    """Two batches of a task's train split, and for whom they are."""
     items = task.splits["train"].head(2 * batch)
     chosen = [np.arange(batch) % len(items), np.arange(batch, 2 * batch) % len(items)]
     # Each label is the next class: gradients of what a model knows are rounding, of which Adam makes whole steps.
     wrong = (items.labels.astype(np.int64) + 1) % max(len(task.labels), 1 + int(items.labels.max()))
     batches = [(task.tensors([items.items[int(i)] for i in part]), wrong[part]) for part in chosen]
-    lesson = Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
-    return compile_training(model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes)
+    return Lesson(task.name, task.encoding, task.labels, task.files, batches, task.name, task.fingerprint)
 
 
 def compile_training(
@@ -133,6 +137,7 @@ def compile_training(
     progress: Progress | None = None,
     *,
     most_bytes: float | None = None,
+    backend: BackendName = "onnxruntime",
 ) -> Artifact:
     """Capture, prune, split and export one training step of ``module``, and write it with all that a node needs.
 
@@ -147,11 +152,14 @@ def compile_training(
         directory: Of the new artifact.
         progress: Shows the steps.
         most_bytes: Most that a step may take beyond the frozen weights, as predicted.
+        backend: What takes the steps on machines like this one that have torch; ``auto``: all are compiled and measured
+            here, which takes minutes, and the fastest is kept. The ONNX step is always there.
 
     Raises:
         InputError: The model or its gradient cannot be captured, the plan needs more memory than allowed, or the
             compiled step differs from eager PyTorch.
         SpecError: The scheme does not fit the model.
+        UnavailableError: A backend asked for by name that needs a C++ compiler, and there is none.
         ArtifactError: The directory exists.
     """
     progress = progress if progress is not None else Silent()
@@ -168,7 +176,7 @@ def compile_training(
         simplify(joint.graph)
         prefix, step = divide(joint)
     with progress.step("exporting", None):
-        again = partial(_prefix_again, model, trained, optimiser, batches[0])
+        again = partial(frozen_prefix, model, trained, optimiser, batches[0])
         parts = plan_parts(step, prefix, len(batches[0][1]), again)
         spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
         spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
@@ -180,10 +188,24 @@ def compile_training(
         predictor = predictor_to_onnx(model, trained, start, [_two(x) for x in batches[0][0]])
         files[_MODEL] = predictor.SerializeToString()
         files[_STATE] = pack({name: tensor.numpy() for name, tensor in start.items()})
+    with progress.step("compiling backends", None):
+        made, remarks = packages(joint, prefix, step, backend)
+        spec = msgspec.structs.replace(spec, notes=(*spec.notes, *remarks))
     with progress.step("replaying against eager PyTorch", None):
-        vectors = _vectors(model, trained, optimiser, lesson, batches)
+        for draw in range(_DRAWS):
+            drawn = [(x, _turned(y, draw, joint.classes)) for x, y in batches]
+            vectors = _vectors(model, trained, optimiser, lesson, drawn)
+            try:
+                spec, machine_code = tried(spec, files, start, vectors, made, backend)
+                break
+            except InputError:
+                # Where an activation comes upon the kink of a ReLU, two right ways to round part. A wrong one is so
+                # with other labels too.
+                if draw == _DRAWS - 1:
+                    raise
         files[_VECTORS] = pack(vectors)
-        spec = _measured(spec, files, start, vectors)
+        if spec.packaged is not None and machine_code is not None:
+            files[spec.packaged.file] = machine_code
     return write_artifact(directory, _manifest(lesson, _segment(predictor, model), spec), files)
 
 
@@ -228,6 +250,11 @@ def _manifest(lesson: Lesson, segment: Segment, spec: TrainingStep) -> Manifest:
         ),
         training=spec,
     )
+
+
+def _turned(labels: torch.Tensor, by: int, classes: int) -> torch.Tensor:
+    """Every label ``by`` classes on; what is ignored stays."""
+    return torch.where(labels < 0, labels, (labels + by) % classes)
 
 
 def _two(tensor: torch.Tensor) -> torch.Tensor:
@@ -300,45 +327,3 @@ def _spec(
         ),
         notes=notes,
     )
-
-
-def _prefix_again(
-    model: Model, trained: tuple[Trained, ...], optimiser: Optimiser, batch: Batch, items: int
-) -> Part | None:
-    """The frozen prefix for the first ``items`` of ``batch``."""
-    inputs, labels = batch
-    joint = capture_step(model, trained, optimiser, tuple(x[:items] for x in inputs), labels[:items])
-    simplify(joint.graph)
-    return divide(joint)[0]
-
-
-def _measured(
-    spec: TrainingStep, files: Mapping[str, bytes | Path], start: Mapping[str, torch.Tensor], vectors: Mapping[str, Any]
-) -> TrainingStep:
-    """Replay the vectors on the backend that nodes have, and time it there."""
-    state = {one.tensor: start[one.tensor].numpy() for one in spec.trained}
-    slots = range(spec.optimiser.slots)
-    state.update({one.slot(i): np.zeros_like(state[one.tensor]) for one in spec.trained for i in slots})
-    with tempfile.TemporaryDirectory(prefix="tierwise-train-") as folder:
-        for name in spec.files:
-            content = files.get(name)
-            if isinstance(content, bytes):
-                (Path(folder) / name).write_bytes(content)
-        engine = Engine(Path(folder), spec, state, 1)
-        found = replay(engine, spec, dict(vectors))
-        if not found.equal:
-            raise InputError(
-                "the compiled step must do what eager PyTorch does (1e-5 relative)",
-                got=f"losses off by {found.loss_error:.1e}, weights by {found.weight_error:.1e}",
-                where="ONNX Runtime",
-                fix="Take a smaller rate, or freeze more layers to find the one that differs; nothing was written",
-            )
-        engine.load(state)
-        batch = {name.removeprefix("input."): vectors[name][0] for name in vectors if name.startswith("input.")}
-        times = []
-        for i in range(_TIMED):
-            before_s = time.perf_counter()
-            engine.step(batch, vectors["labels"][0], spec.optimiser.scalar_values(i + 1, spec.optimiser.rate))
-            times.append(time.perf_counter() - before_s)
-    plan = msgspec.structs.replace(spec.plan, measured_step_s=statistics.median(times))
-    return msgspec.structs.replace(spec, plan=plan)

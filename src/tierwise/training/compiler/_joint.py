@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import fx
@@ -148,17 +148,29 @@ def _classes(model: Model, inputs: Sequence[torch.Tensor], labels: torch.Tensor)
 def _updated(
     how: Optimiser, w: torch.Tensor, g: torch.Tensor, slots: Sequence[torch.Tensor], scalars: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    rate: Any = scalars[0]
+    """The next weight and slots.
+
+    Numbers are multiplied with tensors of at most two axes: ONNX Runtime takes a number times [out, in, 1, 1] one
+    element at a time, 60 times slower than times the same elements in one row.
+    """
+    shape, rate = w.shape, scalars[0]
+    if w.ndim > 2:
+        g, slots = g.reshape(-1), [slot.reshape(-1) for slot in slots]
+    kept: tuple[torch.Tensor, ...] = ()
     match how.kind:
         case "sgd":
-            return w - rate * g, ()
+            change = rate * g
         case "momentum":
-            buffer = how.momentum * slots[0] + g
-            return w - rate * buffer, (buffer,)
+            kept = (how.momentum * slots[0] + g,)
+            change = rate * kept[0]
         case "adam":
             mean = how.beta1 * slots[0] + (1 - how.beta1) * g
             square = how.beta2 * slots[1] + (1 - how.beta2) * g * g
-            return w - rate * mean / (square.sqrt() * scalars[1] + how.epsilon), (mean, square)
+            kept = (mean, square)
+            change = rate * mean / (square.sqrt() * scalars[1] + how.epsilon)
         case "lion":
-            sign = torch.sign(how.beta1 * slots[0] + (1 - how.beta1) * g)
-            return w - rate * sign, (how.beta2 * slots[0] + (1 - how.beta2) * g,)
+            change = rate * torch.sign(how.beta1 * slots[0] + (1 - how.beta1) * g)
+            kept = (how.beta2 * slots[0] + (1 - how.beta2) * g,)
+    if w.ndim <= 2:
+        return w - change, kept
+    return w - change.reshape(shape), tuple(slot.reshape(shape) for slot in kept)

@@ -15,7 +15,7 @@ from tierwise.capture import trace
 from tierwise.training.compiler._narrow_grad import narrow_conv2d, narrow_linear
 from tierwise.training.compiler._unsplit import unsplit
 
-__all__ = ["Layer", "Model", "read_model"]
+__all__ = ["Layer", "Model", "is_check", "read_model"]
 
 _ATEN = torch.ops.aten
 _CONV, _LINEAR = _ATEN.conv2d.default, _ATEN.linear.default
@@ -91,7 +91,7 @@ class _Run(fx.Interpreter):
         self._tensors, self._slices = tensors, slices
 
     def run_node(self, n: fx.Node) -> Any:
-        if any(word in str(n.target) for word in _NOT_RUN):
+        if is_check(n):
             return None
         if n.op == "get_attr":
             return self._tensors[str(n.target)]
@@ -102,6 +102,11 @@ class _Run(fx.Interpreter):
             narrow = narrow_conv2d if n.target is _CONV else narrow_linear
             return narrow(part, trained.channels, *args)
         return super().run_node(n)
+
+
+def is_check(node: fx.Node) -> bool:
+    """Whether a node only checks shapes, which are fixed here, and computes nothing."""
+    return any(word in str(node.target) for word in _NOT_RUN)
 
 
 def read_model(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> Model:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 
+from tierwise.artifact import Optimiser, Trained
+from tierwise.training.compiler._joint import capture_step
+from tierwise.training.compiler._kernels import bias_apart
 from tierwise.training.compiler._liveness import peak_bytes
 from tierwise.training.compiler._masks import save_masks
+from tierwise.training.compiler._model import Model
 from tierwise.training.compiler._onnx import part_to_onnx
 from tierwise.training.compiler._optimised import Planned, plan_graph
-from tierwise.training.compiler._split import Part
+from tierwise.training.compiler._passes import simplify
+from tierwise.training.compiler._reference import Batch
+from tierwise.training.compiler._split import Part, divide
 
-__all__ = ["Parts", "plan_parts"]
+__all__ = ["Parts", "border_bytes", "frozen_prefix", "plan_parts"]
 
 
 @final
@@ -51,19 +57,31 @@ def plan_parts(step: Part, prefix: Part | None, batch: int, again: Callable[[int
     Raises:
         InputError: A graph cannot be exported.
     """
+    bias_apart(step.graph)
     save_masks(step.graph)
     step_plan = plan_graph(part_to_onnx(step))
     if prefix is None:
         return Parts(step, step_plan, None, None, batch, 0)
     # A prefix computes every item by itself: with norms that keep their statistics nothing mixes the items of a batch.
     part, items = _in_parts(prefix, batch, step_plan.timeline.peak_bytes, again)
-    return Parts(step, step_plan, part, plan_graph(part_to_onnx(part)), items, _border_bytes(step, prefix))
+    return Parts(step, step_plan, part, plan_graph(part_to_onnx(part)), items, border_bytes(step, prefix))
 
 
-def _border_bytes(step: Part, prefix: Part) -> int:
+def border_bytes(step: Part, prefix: Part) -> int:
+    """What the prefix gives to the step, for a whole batch."""
     holders = [node for node in step.graph.graph.nodes if node.op == "placeholder"]
     values = [n.meta["val"] for n, name in zip(holders, step.inputs, strict=True) if name in prefix.outputs]
     return sum(int(value.numel()) * int(value.element_size()) for value in values)
+
+
+def frozen_prefix(
+    model: Model, trained: Sequence[Trained], optimiser: Optimiser, batch: Batch, items: int
+) -> Part | None:
+    """The frozen prefix for the first ``items`` of ``batch``."""
+    inputs, labels = batch
+    joint = capture_step(model, trained, optimiser, tuple(x[:items] for x in inputs), labels[:items])
+    simplify(joint.graph)
+    return divide(joint)[0]
 
 
 def _in_parts(prefix: Part, batch: int, most_bytes: int, again: Callable[[int], Part | None]) -> tuple[Part, int]:

@@ -13,7 +13,7 @@ from tierwise.training._labels import IGNORED
 from tierwise.training.compiler._joint import Joint, start_values
 from tierwise.training.compiler._model import Model
 
-__all__ = ["Course", "mute", "run_eager", "run_graph"]
+__all__ = ["Course", "mute", "run_eager", "run_graph", "torch_optimiser"]
 
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
@@ -41,7 +41,7 @@ def run_eager(
     """
     leaves = {one.name: model.tensors[one.name].detach().clone().requires_grad_() for one in trained}
     tensors = {**{name: tensor.detach() for name, tensor in model.tensors.items()}, **leaves}
-    update = _optimiser(optimiser, list(leaves.values()))
+    update = torch_optimiser(optimiser, list(leaves.values()))
     losses = []
     for i in range(steps):
         inputs, labels = batches[i % len(batches)]
@@ -126,7 +126,8 @@ class _Lion(torch.optim.Optimizer):
             mean.mul_(self._how.beta2).add_(leaf.grad, alpha=1 - self._how.beta2)
 
 
-def _optimiser(how: Optimiser, leaves: list[torch.Tensor]) -> torch.optim.Optimizer:
+def torch_optimiser(how: Optimiser, leaves: list[torch.Tensor]) -> torch.optim.Optimizer:
+    """PyTorch's own optimiser that does what ``how`` says."""
     match how.kind:
         case "sgd":
             return torch.optim.SGD(leaves, lr=how.rate)

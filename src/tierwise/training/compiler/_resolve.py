@@ -10,6 +10,7 @@ from tierwise._errors import SpecError
 from tierwise.artifact import Trained
 from tierwise.training._scheme import Scheme
 from tierwise.training.compiler._model import Layer, Model
+from tierwise.training.compiler._named import settled
 
 __all__ = ["resolve"]
 
@@ -18,9 +19,11 @@ def resolve(scheme: Scheme, model: Model) -> tuple[Trained, ...]:
     """The tensors that ``scheme`` trains, in the model's order.
 
     Raises:
-        SpecError: A layer that the model does not have or whose channels cannot be trained apart, one in front of the
-            biases that are trained, a weight that is trained beside its adapter, or nothing to train.
+        SpecError: A preset for other models, a layer that the model does not have or whose channels cannot be trained
+            apart, one in front of the biases that are trained, a weight that is trained beside its adapter, or nothing
+            to train.
     """
+    scheme = settled(scheme, model)
     _check(scheme, model)
     found = tuple(_chosen(scheme, model))
     if not found:

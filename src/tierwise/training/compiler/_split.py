@@ -11,7 +11,7 @@ from torch import fx
 
 from tierwise.training.compiler._joint import Joint
 
-__all__ = ["Part", "divide"]
+__all__ = ["Part", "divide", "whole"]
 
 _ATEN = torch.ops.aten
 _WORK = (_ATEN.convolution.default, _ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default)
@@ -54,8 +54,7 @@ def divide(joint: Joint) -> tuple[Part | None, Part]:
                 kind[node] = "changing"
         behind_loss = behind_loss or node is loss
     if not any(kind[node] == "input" and node.target in _WORK for node in nodes):
-        names = [name for name, what in zip(joint.names, joint.kinds, strict=True) if what != "frozen"]
-        return None, _part(joint, names, list(zip(joint.outputs, _results(joint), strict=True)), {})
+        return None, whole(joint)
     border = [
         node
         for node in nodes
@@ -68,6 +67,12 @@ def divide(joint: Joint) -> tuple[Part | None, Part]:
     prefix = _part(joint, inputs, [(name, node) for node, name in named.items()], {})
     step = _part(joint, rest, list(zip(joint.outputs, _results(joint), strict=True)), named)
     return prefix, step
+
+
+def whole(joint: Joint) -> Part:
+    """The frozen prefix and the step in one graph."""
+    names = [name for name, what in zip(joint.names, joint.kinds, strict=True) if what != "frozen"]
+    return _part(joint, names, list(zip(joint.outputs, _results(joint), strict=True)), {})
 
 
 def _results(joint: Joint) -> Sequence[fx.Node]:
