@@ -11,7 +11,8 @@ without doing any; `bottlenecks_summary.py` makes tables of that file.
 Methods at equal bytes see the same pictures for the same number of epochs: ``hnd`` and ``ghnd`` 20 of features,
 ``bottlefit`` 10 and 10, ``joint`` 20 of labels (all of it trained, from the model's own tail), ``unfrozen`` BottleFit
 with its encoder trained in the second stage too (by AdamW along a cosine); ``joint`` and ``bottlefit`` also with a
-tenth of the labels and as many steps; ``--epochs-frac`` shortens all alike. ``whole`` is the model they begin from.
+tenth of the labels and as many steps; ``unfrozen-long`` has four times the epochs.
+``--epochs-frac`` shortens all alike. ``whole`` is the model they begin from.
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ _UNFROZEN = msgspec.structs.replace(
     schedule="cosine",
     milestones=(),
 )
+_LONG_FIRST, _LONG_UNFROZEN = (msgspec.structs.replace(one, epochs=4 * one.epochs) for one in (_FIRST, _UNFROZEN))
 _WITH_RATE = msgspec.structs.replace(_FIRST, codec="noise", rate=1.0, milestones=(0.5, 0.8))
 _ALL_WITH_RATE = msgspec.structs.replace(_BY_LABELS, codec="noise", rate=1.0)
 
@@ -151,6 +153,8 @@ def settings(plan: Plan) -> Iterator[list[Named]]:
         *_with_prior(plan, "entropic-student", plan.betas, (_WITH_RATE, _BEHIND)),
         *_with_prior(plan, "end-to-end", plan.end_to_end_betas, (_ALL_WITH_RATE,)),
     ]
+    for size in wide:
+        yield _at(plan, size, {"unfrozen-long": (_LONG_FIRST, _LONG_UNFROZEN)})
     for method, lessons in (
         ("unfrozen", (_FIRST, _UNFROZEN)),
         ("joint-few-labels", (_few(_BY_LABELS),)),
