@@ -48,6 +48,15 @@ def test_an_untrained_session_answers_as_the_artifact_does(small: Artifact) -> N
     np.testing.assert_allclose(TrainingSession(small).predict(many), Executor(small).run(many)[LOGITS], atol=1e-6)
 
 
+def test_smallest_numbers_stay_what_they_are_for_the_caller(small: Artifact) -> None:
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from tierwise.artifact import open_artifact;"
+        "from tierwise.training import TrainingSession; session = TrainingSession(open_artifact(Path(sys.argv[1])));"
+        "assert float(sys.argv[2]) * 1.0 > 0 and (np.full(64, 1e-40, np.float32) * np.float32(1)).all()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(small.directory), "5e-324"], check=True)
+
+
 def test_a_frozen_prefix_stands_alone(small: Artifact) -> None:
     spec = TrainingSession(small).spec
     assert spec.prefix is not None
