@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tierwise.cli._train_compare import compare_command, report_command
+from tierwise.cli._train_node import delta, start, status, stop, worker
 from tierwise.cli._train_search import command as search_command
+from tierwise.cli._train_task import TASK_HELP, read_task
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from tierwise.artifact import Artifact
-    from tierwise.tasks import BuiltinTask
-
-from tierwise.cli._train_node import delta, start, status, stop, worker
 
 __all__ = ["command"]
 
@@ -44,11 +43,11 @@ def command() -> None:
     """
 
 
-for _one in (compare_command, report_command, start, status, stop, delta, worker):
+for _one in (search_command, compare_command, report_command, start, status, stop, delta, worker):
     command.add_command(_one)
 
 
-@command.command("compile")
+@command.command("compile", epilog=TASK_HELP)
 @click.argument("task")
 @click.option(
     "--scheme",
@@ -88,7 +87,7 @@ def _compile(
     cache: Path,
     out: Path,
 ) -> None:
-    """Compile a training step for the built-in TASK (`tierwise tasks`), checked against eager PyTorch."""
+    """Compile a training step for TASK, checked against eager PyTorch."""
     from tierwise._units import parse_bytes
     from tierwise.artifact import Optimiser
     from tierwise.cli._progress import progress_for_stderr
@@ -98,19 +97,16 @@ def _compile(
 
     scheme, most = read_scheme(scheme_text), None if memory is None else parse_bytes(memory)
     progress = progress_for_stderr()
-    loaded = load_task(_builtin(task), cache, progress)
+    loaded = load_task(read_task(task), cache, progress)
     how = Optimiser(kind=kind, rate=rate)
     made = compile_task(loaded, scheme, how, batch, out, progress, most_bytes=most, backend=backend)
     click.echo(plan_of(made))
     click.echo(f"Artifact: {out.resolve()}")
 
 
-command.add_command(search_command)
-
-
 @command.command("run")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--task", "task_name", help="Learn from the train split of this built-in task.")
+@click.option("--task", "task_name", help="Learn from the train split of this task, as in compile.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Learn from pictures in a folder for each class.")
 @click.option(
     "--steps", type=click.IntRange(min=1), default=100, show_default=True, help="In all, resumed ones included."
@@ -188,15 +184,8 @@ def _items(
 
     if folder is not None:
         return read_folder(folder, artifact.manifest.labels, artifact.manifest.input)
-    split = load_task(_builtin(task_name or ""), cache).splits["train"]
+    split = load_task(read_task(task_name or ""), cache).splits["train"]
     return split.items, split.labels
-
-
-def _builtin(name: str) -> BuiltinTask:
-    from tierwise._config import convert
-    from tierwise.tasks import BuiltinTask
-
-    return convert({"kind": "builtin", "name": name}, BuiltinTask, where=f"task {name}")
 
 
 def _preparer(artifact: Artifact) -> Any:

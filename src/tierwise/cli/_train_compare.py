@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tierwise.cli._train_task import TASK_HELP, read_task
+
 if TYPE_CHECKING:
-    from tierwise.tasks import BuiltinTask
     from tierwise.training import Trial
 
 __all__ = ["compare_command", "report_command"]
@@ -17,13 +18,10 @@ _EPILOG = """\b
 Examples:
   tierwise train compare digits --scheme full --scheme last-2 --scheme bias --steps 300 -o schemes
   tierwise train compare transfer.toml --scheme full --scheme sparse.toml --rate 0.001 --rate 0.01 --seeds 3 -o schemes
-
-A TASK file holds the fields of a built-in task, for example: name = "cifar10-jpeg", train_items = 1000,
-subject = {family = "resnet", depth = 20, width = 16, start = "cifar10"}, training = {epochs = 0}.
 """
 
 
-@click.command("compare", epilog=_EPILOG)
+@click.command("compare", epilog=_EPILOG + "\n" + TASK_HELP)
 @click.argument("task")
 @click.option("--scheme", "schemes", multiple=True, required=True, help="As in compile; give several.")
 @click.option(
@@ -56,8 +54,7 @@ def compare_command(
 ) -> None:
     """Compile and train several schemes on TASK, and write a page: metric against memory and time.
 
-    TASK is a built-in task (`tierwise tasks`) or a .toml file with its fields. Stopped, the same command goes on with
-    what is missing.
+    Stopped, the same command goes on with what is missing.
     """
     from tierwise.artifact import Optimiser
     from tierwise.cli._progress import progress_for_stderr
@@ -67,7 +64,7 @@ def compare_command(
 
     named = {Path(text).stem if text.endswith(".toml") else text: read_scheme(text) for text in schemes}
     progress = progress_for_stderr()
-    loaded = load_task(_task(task), cache, progress)
+    loaded = load_task(read_task(task), cache, progress)
     asked = Comparison(
         task=loaded.name,
         fingerprint=loaded.fingerprint,
@@ -112,12 +109,3 @@ def _table(trials: tuple[Trial, ...]) -> str:
         for row in scheme_rows(trials)
     ]
     return "\n".join(lines)
-
-
-def _task(text: str) -> BuiltinTask:
-    from tierwise._config import convert, load_toml
-    from tierwise.tasks import BuiltinTask
-
-    if text.endswith(".toml"):
-        return load_toml(Path(text), BuiltinTask)
-    return convert({"kind": "builtin", "name": text}, BuiltinTask, where=f"task {text}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tierwise.cli._train_task import TASK_HELP, read_task
+
 if TYPE_CHECKING:
     from tierwise.tasks import Split, Task
     from tierwise.training.search import TaskSearch
@@ -20,7 +22,7 @@ Examples:
 """
 
 
-@click.command("search", epilog=_EPILOG)
+@click.command("search", epilog=_EPILOG + "\n" + TASK_HELP)
 @click.argument("task")
 @click.option("--memory", required=True, help="Most that a step may take, for example 64MB; as in compile.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Most CPU time of a step, on one thread.")
@@ -54,25 +56,24 @@ def command(
     cache: Path,
     out: Path,
 ) -> None:
-    """Search the scheme that the built-in TASK learns best by within a budget.
+    """Search the scheme that TASK learns best by within a budget.
 
     What each part of a scheme brings is measured by short trainings on items of the train split with a new classifier,
     judged on validation; or on pictures of a folder, with the classifier as it is. All of it is kept: a search that was
     stopped goes on, and another budget needs no trainings.
     """
-    from tierwise._config import convert
     from tierwise._errors import InputError
     from tierwise._units import parse_bytes
     from tierwise.artifact import Optimiser
     from tierwise.cli._progress import progress_for_stderr
-    from tierwise.tasks import BuiltinTask, load_task
+    from tierwise.tasks import load_task
     from tierwise.training.search import Budget, Probe, search_task, write_scheme
 
     budget = Budget(bytes=parse_bytes(memory), cpu_s=seconds)
     if out.suffix != ".toml":
         raise InputError("a scheme's file must end in .toml", got=out.name, where="--out")
     progress = progress_for_stderr()
-    loaded = load_task(convert({"kind": "builtin", "name": task}, BuiltinTask, where=f"task {task}"), cache, progress)
+    loaded = load_task(read_task(task), cache, progress)
     learnt = None if folder is None else _pictures(loaded, folder)
     probe = Probe(
         steps=steps,
