@@ -52,7 +52,7 @@ def nodes(folder, seen: Seen, tracing: dict[str, Tracing | None]) -> Iterator[di
             place.mkdir()
             spec = NodeSpec(listen=("127.0.0.1:0",), tier=tier, threads=1)
             forwards = stack.enter_context(_Forwards(spec.security))
-            server, desk, (addresses[tier],) = _start(spec, place, forwards, observer, log)
+            server, desk, (addresses[tier],) = _start(spec, place, forwards, observer, log, (), stack)
             stack.callback(desk.close)
             stack.callback(lambda server=server: [ended.wait() for ended in server.stop(0)])
         yield addresses
