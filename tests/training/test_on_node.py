@@ -444,7 +444,8 @@ def test_the_command_line_trains_on_a_node(
     start: Start, painter: Artifact, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node = start("--training-folder", str(album))
-    load(node, painter)
+    main(["artifact", "push", str(painter.directory), node.address, "m"])
+    assert f"{node.address} serves m" in capsys.readouterr().out
 
     def tierwise(verb: str, *options: str) -> str:
         main(["train", verb, node.address, "m", *options])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tierwise.cli._credentials import credentials
+
 __all__ = ["command"]
 
 _EPILOG = """\b
@@ -14,6 +16,7 @@ Examples:
   tierwise artifact sign study-digits/artifacts/DIR --key release.key
   tierwise artifact verify study-digits/artifacts/DIR --keys release.key.pub
   tierwise node --require-signature release.key.pub       a node that serves nothing else
+  tierwise artifact push learner 10.0.0.7:8001 digits     serve the artifact on a node, as digits
 """
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -21,7 +24,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group(epilog=_EPILOG)
 def command() -> None:
-    """Sign artifacts, and see who vouches for one."""
+    """Sign artifacts, see who vouches for one, and put one on a node."""
 
 
 @command.command()
@@ -63,3 +66,20 @@ def verify(directory: Path, keys: tuple[str, ...]) -> None:
         return
     key = verify_artifact(artifact, trusted_keys(keys))
     click.echo(f"{directory}: all {len(artifact.manifest.files)} files are as signed by key {key.id} ({key.file})")
+
+
+@command.command()
+@click.argument("directory", type=_DIRECTORY)
+@click.argument("node", metavar="ADDRESS")
+@click.argument("model", required=False)
+@credentials
+def push(directory: Path, node: str, model: str | None) -> None:
+    """Have the node at ADDRESS serve the artifact in DIRECTORY, whole, as MODEL [default: its own name]."""
+    from tierwise.artifact import open_artifact, read_files
+    from tierwise.wire import InferenceClient
+
+    artifact = open_artifact(directory)
+    name = model or artifact.manifest.name
+    with InferenceClient(node) as client:
+        client.load(name, None, read_files(artifact))
+    click.echo(f"{node} serves {name} (artifact {artifact.digest[:12]})")
