@@ -76,6 +76,69 @@ def largest(schemes, predict, most):
     return fitting[-1] if fitting else None
 
 
+def ladders(model):
+    """Schemes that rise in memory: whole last layers, and the published pattern over the last blocks."""
+    inside = [block for block in blocks(model) if len(block.layers) > 1]
+    by_blocks = [
+        (
+            f"biases and first convolutions of the last {n} blocks",
+            Scheme(
+                biases=reach(model, inside[-n].layers[0]),
+                whole=1,
+                weights={name: 1.0 for block in inside[-n:] for name in block.weights},
+            ),
+        )
+        for n in range(1, len(inside) + 1)
+    ]
+    return by_blocks, [(f"last-{k}", Scheme(whole=k)) for k in range(1, len(computing(model)) + 1)]
+
+
+def rows_of(model, table, costs, judge):
+    """What is found within each budget beside the ladders, the classifier alone and all of the model, judged."""
+    by_blocks, by_layers = ladders(model)
+    full, least = costs.predict(Scheme(whole="all")).bytes, table.bytes(Choice(0))
+    rows = []
+
+    def add(name, scheme, **about):
+        row = {**about, "scheme": name, "what": msgspec.to_builtins(scheme)}
+        rows.append(row | {"bytes": costs.predict(scheme).bytes, "accuracy": judge(scheme)})
+        print(f"{about} {name:50} {rows[-1]['bytes']:9d} {rows[-1]['accuracy']['mean']:.4f}", flush=True)
+
+    for share in BUDGETS:
+        most = round(least + share * (full - least))
+        outcome = search_scheme(table, Budget(bytes=most), costs.predict)
+        tried = [
+            ("searched, exactly", outcome.exact.scheme),
+            ("searched, by evolution", outcome.evolved.scheme),
+            largest(by_blocks, costs.predict, most),
+            largest(by_layers, costs.predict, most),
+        ]
+        for name, scheme in [one for one in tried if one is not None]:
+            add(name, scheme, budget_bytes=most)
+        rows[-1]["gap_of_evolution"] = outcome.gap
+        rows[-1]["withheld_bytes"] = outcome.withheld_bytes
+    for name, scheme in (("classifier alone", Scheme(whole=1)), ("full", Scheme(whole="all"))):
+        add(name, scheme)
+    return rows
+
+
+def errors_of(table, timed, costs, clock):
+    """How far the table's sums are off captured bytes and measured CPU time, for schemes drawn at random."""
+    rng, samples = stream(0, "samples"), []
+    for _ in range(12):
+        depth = int(rng.integers(1, len(table.depths)))
+        slices = [int(rng.choice(group)) for group in table.within(depth) if rng.random() < 0.5]
+        samples.append(Choice(depth, tuple(sorted(slices))))
+    sizes = [table.bytes(one) / costs.predict(table.scheme(one)).bytes - 1 for one in samples]
+    return sizes, [timed.cpu_s(one) / clock(table.scheme(one)) - 1 for one in samples[:4]]
+
+
+def save(result) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result["environment"] = msgspec.to_builtins(read_environment())
+    (RESULTS / "training-search.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", action="store_true", help="write docs/results/training-search.json")
@@ -99,59 +162,16 @@ def main() -> None:
     found = measure_contributions(model, chosen, choosing, probe, home, Silent())
     print("contributions measured", flush=True)
     table = costs.table(chosen, found.depth_gains(), found.slice_gains())
-
-    full = costs.predict(Scheme(whole="all")).bytes
-    least = table.bytes(Choice(0))
-    ladder_k = [(f"last-{k}", Scheme(whole=k)) for k in range(1, len(computing(model)) + 1)]
-    inside = [block for block in blocks(model) if len(block.layers) > 1]
-    ladder_b = [
-        (
-            f"biases and first convolutions of the last {n} blocks",
-            Scheme(
-                biases=reach(model, inside[-n].layers[0]),
-                whole=1,
-                weights={name: 1.0 for block in inside[-n:] for name in block.weights},
-            ),
-        )
-        for n in range(1, len(inside) + 1)
-    ]
-    rows = []
-    for share in BUDGETS:
-        most = round(least + share * (full - least))
-        outcome = search_scheme(table, Budget(bytes=most), costs.predict)
-        tried = [
-            ("searched, exactly", outcome.exact.scheme),
-            ("searched, by evolution", outcome.evolved.scheme),
-            largest(ladder_b, costs.predict, most),
-            largest(ladder_k, costs.predict, most),
-        ]
-        for name, scheme in [one for one in tried if one is not None]:
-            row = {"budget_bytes": most, "scheme": name, "what": msgspec.to_builtins(scheme)}
-            row |= {"bytes": costs.predict(scheme).bytes, "accuracy": judged(judging, scheme, probe)}
-            rows.append(row)
-            print(f"{most:9d} {name:50} {row['bytes']:9d} {row['accuracy']['mean']:.4f}", flush=True)
-        rows[-1]["gap_of_evolution"] = outcome.gap
-        rows[-1]["withheld_bytes"] = outcome.withheld_bytes
-    for name, scheme in (("classifier alone", Scheme(whole=1)), ("full", Scheme(whole="all"))):
-        row = {"scheme": name, "bytes": costs.predict(scheme).bytes, "accuracy": judged(judging, scheme, probe)}
-        rows.append(row)
-        print(f"{'':9} {name:50} {row['bytes']:9d} {row['accuracy']['mean']:.4f}", flush=True)
-
-    rng, samples = stream(0, "samples"), []
-    for _ in range(12):
-        depth = int(rng.integers(1, len(table.depths)))
-        slices = [int(rng.choice(group)) for group in table.within(depth) if rng.random() < 0.5]
-        samples.append(Choice(depth, tuple(sorted(slices))))
-    lesson = Lesson(
-        "search", task.encoding, tuple("abcde"), {}, [({"input": batch[0][0].numpy()}, batch[1].numpy())], "s"
-    )
-    clock = measured_cpu_s(module, lesson, HOW)
+    rows = rows_of(model, table, costs, lambda scheme: judged(judging, scheme, probe))
+    example = [({"input": batch[0][0].numpy()}, batch[1].numpy())]
+    clock = measured_cpu_s(module, Lesson("search", task.encoding, tuple("abcde"), {}, example, "s"), HOW)
     timed = calibrate(table, chosen, costs, clock, Silent())
-    errors = [table.bytes(one) / costs.predict(table.scheme(one)).bytes - 1 for one in samples]
-    times = [timed.cpu_s(one) / clock(table.scheme(one)) - 1 for one in samples[:4]]
-    print("errors of bytes", errors, "of time", times, flush=True)
-    if options.save:
-        result = {
+    sizes, times = errors_of(table, timed, costs, clock)
+    print("errors of bytes", sizes, "of time", times, flush=True)
+    if not options.save:
+        return
+    save(
+        {
             "rows": rows,
             "depths": [
                 dict(msgspec.to_builtins(one), accuracy=a) for one, a in zip(timed.depths, found.depths, strict=True)
@@ -159,15 +179,13 @@ def main() -> None:
             "slices": [
                 dict(msgspec.to_builtins(one), accuracy=a) for one, a in zip(timed.slices, found.slices, strict=True)
             ],
-            "table_bytes_over_captured": errors,
+            "table_bytes_over_captured": sizes,
             "table_cpu_s_over_compiled": times,
             "items": {"learnt": LEARNT, "chosen_by": half, "judged_by": len(held) - half},
             "probe": msgspec.to_builtins(probe),
             "judged_seeds": JUDGED_SEEDS,
-            "environment": msgspec.to_builtins(read_environment()),
         }
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "training-search.json").write_text(json.dumps(result, indent=1) + "\n")
+    )
 
 
 if __name__ == "__main__":

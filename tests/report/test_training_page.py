@@ -9,7 +9,7 @@ import pytest
 
 from tierwise._errors import InputError
 from tierwise.report import scheme_rows, write_training_report
-from tierwise.training import Span, Trace, Trial
+from tierwise.training import Held, Trace, Trial
 
 
 def trial(scheme: str, rate: float, seed: int, validation: float, test: float, *, size: int, step_s: float) -> Trial:
@@ -40,8 +40,8 @@ FULL = [
 SPARSE = [trial("sparse", 0.01, 0, 0.89, 0.895, size=1_000_000, step_s=0.01)]
 WORSE = [trial("<worse> & last-1", 0.01, 0, 0.5, 0.5, size=2_000_000, step_s=0.02)]
 TRACES = [
-    Trace(scheme="full", live_bytes=tuple(range(0, 9000, 3)), largest=(Span(name="a", bytes=400, first=1, last=9),)),
-    Trace(scheme="sparse", live_bytes=(5, 9, 2), largest=(Span(name="</script>", bytes=4, first=0, last=1),)),
+    Trace(scheme="full", live_bytes=tuple(range(0, 9000, 3)), largest=(Held(name="a", bytes=400, first=1, last=9),)),
+    Trace(scheme="sparse", live_bytes=(5, 9, 2), largest=(Held(name="</script>", bytes=4, first=0, last=1),)),
 ]
 
 

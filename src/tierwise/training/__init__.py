@@ -14,7 +14,7 @@ from tierwise.training._session import TrainingSession, plan_of, training_step_o
 from tierwise.training._tensor_file import read_tensors
 from tierwise.training._text import next_tokens, read_bytes
 from tierwise.training._trainer import train_for_node
-from tierwise.training._trial import Span, Trace, Trial
+from tierwise.training._trial import Held, Trace, Trial
 from tierwise.training._verify import LARGEST_ERROR, Replay, relative_error
 
 __all__ = [
@@ -24,11 +24,11 @@ __all__ = [
     "Backend",
     "BackendName",
     "Feed",
+    "Held",
     "LoRA",
     "Preset",
     "Replay",
     "Scheme",
-    "Span",
     "Trace",
     "TrainingSession",
     "Trial",

@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, final
 
+import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import UnavailableError
 from tierwise.artifact import TrainingStep
-from tierwise.training._apart import Apart, Backend
+from tierwise.training._apart import apart
 from tierwise.training._engine import Engine
 from tierwise.training._processor import processor_name
+from tierwise.training._tensor_file import Arrays
 
 __all__ = ["Backend", "BackendName", "misfit", "open_backend"]
 
 BackendName = Literal["auto", "onnxruntime", "aotinductor", "hybrid"]
+
+
+class Backend(Protocol):
+    """Takes steps on a state of its own. A step that raises has changed nothing."""
+
+    def step(
+        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], scalars: tuple[float, ...]
+    ) -> float:
+        """One step; the loss before it.
+
+        Args:
+            inputs: Model inputs by name.
+            labels: Classes, [n].
+            scalars: What `tierwise.artifact.Optimiser.scalar_values` says.
+
+        Raises:
+            InputError: The loss is not a finite number.
+            TierwiseError: The engine failed.
+        """
+
+    def state(self) -> Arrays:
+        """A copy of all trained tensors and slots, by their names in the graphs."""
+
+    def trained(self) -> dict[str, Any]:
+        """The trained tensors as ONNX Runtime's values over the memory they lie in, by name, until the next step."""
+
+    def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Replace the state.
+
+        Raises:
+            InputError: A tensor is missing, one too many, or of another shape.
+        """
 
 
 def misfit(spec: TrainingStep) -> str | None:
@@ -66,7 +101,7 @@ def open_backend(
     why = "the leanest step is that of ONNX Runtime" if lean else misfit(spec)
     packaged = None if spec.packaged is None else spec.packaged.backend
     if wanted == "onnxruntime" or (wanted == "auto" and (why is not None or packaged is None)):
-        return Apart(lambda: Engine(folder, spec, state, threads, lean=lean)), "onnxruntime"
+        return _Apart(lambda: Engine(folder, spec, state, threads, lean=lean)), "onnxruntime"
     if why is None and wanted not in ("auto", packaged):
         why = f"the artifact's packaged step is for {packaged}"
     if why is not None:
@@ -78,7 +113,37 @@ def open_backend(
         )
     # By its name alone: this half of the room must not import what imports torch.
     room = importlib.import_module("tierwise.training.torch_backend")
-    return Apart(lambda: cast(Backend, room.PackagedEngine(folder, spec, state, threads))), str(packaged)
+    return _Apart(lambda: cast(Backend, room.PackagedEngine(folder, spec, state, threads))), str(packaged)
+
+
+@final
+class _Apart:
+    """A backend that is made and takes its steps in the thread of `apart`.
+
+    Args:
+        make: Opens the backend.
+    """
+
+    def __init__(self, make: Callable[[], Backend]) -> None:
+        self._backend = apart(make)
+
+    def step(
+        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], scalars: tuple[float, ...]
+    ) -> float:
+        """See `Backend.step`."""
+        return apart(functools.partial(self._backend.step, inputs, labels, scalars))
+
+    def state(self) -> Arrays:
+        """See `Backend.state`."""
+        return self._backend.state()
+
+    def trained(self) -> dict[str, Any]:
+        """See `Backend.trained`."""
+        return self._backend.trained()
+
+    def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """See `Backend.load`."""
+        self._backend.load(state)
 
 
 def _installed(name: str) -> bool:

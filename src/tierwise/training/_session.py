@@ -14,6 +14,7 @@ from tierwise._errors import ArtifactError, InputError
 from tierwise._units import format_bytes, format_seconds
 from tierwise.artifact import Artifact, TrainingStep
 from tierwise.training._adapter import merge
+from tierwise.training._apart import apart
 from tierwise.training._backend import BackendName, open_backend
 from tierwise.training._engine import open_session
 from tierwise.training._labels import check_labels
@@ -147,7 +148,7 @@ class TrainingSession:
         """Logits [n, classes], or [n, length, vocabulary], for any n, from the very tensors that `step` changes."""
         segment = self._artifact.manifest.segments[0]
         if self._predictor is None:
-            self._predictor = open_session(self._artifact.path(segment.file), self._threads)
+            self._predictor = apart(lambda: open_session(self._artifact.path(segment.file), self._threads))
         known = {value.name for value in self._predictor.get_inputs()}
         known |= {value.name for value in self._predictor.get_overridable_initializers()}
         binding = self._predictor.io_binding()

@@ -8,7 +8,7 @@ import msgspec
 
 from tierwise._config import Spec
 
-__all__ = ["Span", "Trace", "Trial"]
+__all__ = ["Held", "Trace", "Trial"]
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -51,11 +51,11 @@ class Trial(Spec, frozen=True, kw_only=True):
     macs: Count
 
 
-class Span(Spec, frozen=True, kw_only=True):
-    """A tensor of a step while it lives.
+class Held(Spec, frozen=True):
+    """A buffer of one step.
 
     Attributes:
-        name: Its name.
+        name: Of the tensor it is made for.
         bytes: Its size.
         first: Number of the operator that makes it.
         last: Number of the last one that reads it.
@@ -78,7 +78,7 @@ class Trace(Spec, frozen=True, kw_only=True):
 
     scheme: str
     live_bytes: tuple[Count, ...]
-    largest: tuple[Span, ...]
+    largest: tuple[Held, ...]
 
     @property
     def peak_bytes(self) -> int:

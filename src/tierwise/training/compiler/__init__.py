@@ -25,14 +25,13 @@ from tierwise.training.compiler._predict import Prediction, predict_step
 from tierwise.training.compiler._reference import Course, run_eager, run_graph
 from tierwise.training.compiler._resolve import resolve
 from tierwise.training.compiler._split import Part, divide
-from tierwise.training.compiler._timeline import Held, Moment, Timeline, timeline_of
+from tierwise.training.compiler._timeline import Moment, Timeline, timeline_of
 
 __all__ = [
     "Block",
     "Comparison",
     "Course",
     "Grid",
-    "Held",
     "IntegerCourse",
     "IntegerModel",
     "Joint",

@@ -20,7 +20,8 @@ from tierwise.tasks import Task, score
 from tierwise.training._feed import Feed
 from tierwise.training._scheme import Scheme
 from tierwise.training._session import TrainingSession, training_step_of
-from tierwise.training._trial import Span, Trace, Trial
+from tierwise.training._trial import Trace, Trial
+from tierwise.training._whole_file import write_whole
 from tierwise.training.compiler._compile import compile_task
 from tierwise.training.compiler._timeline import timeline_of
 
@@ -99,7 +100,7 @@ def compare(task: Task, asked: Comparison, directory: Path, progress: Progress |
         )
     for name in (_TRIALS, _TRACES):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    _write(known, content)
+    write_whole(known, content)
     contest = _Contest(task, asked, directory, progress)
     return tuple(trial for name in asked.schemes for trial in contest.trials(name))
 
@@ -146,7 +147,7 @@ class _Contest:
             step_s=plan.measured_step_s,
             macs=plan.prefix_macs + plan.step_macs,
         )
-        _write(path, msgspec.json.format(msgspec.json.encode(trial), indent=1))
+        write_whole(path, msgspec.json.format(msgspec.json.encode(trial), indent=1))
         return trial
 
     def _train(self, session: TrainingSession, title: str, rate: float, seed: int) -> None:
@@ -177,15 +178,14 @@ class _Contest:
                 artifact = compile_task(
                     self._task, asked.schemes[name], asked.optimiser, asked.batch, place, self._progress
                 )
-            _write(self._directory / _TRACES / f"{name}.json", msgspec.json.encode(_trace(name, artifact)))
+            write_whole(self._directory / _TRACES / f"{name}.json", msgspec.json.encode(_trace(name, artifact)))
             self._sessions = {name: TrainingSession(artifact)}
         return self._sessions[name]
 
 
 def _trace(name: str, artifact: Artifact) -> Trace:
     line = timeline_of(onnx.load(artifact.path(training_step_of(artifact).step)))
-    largest = [Span(name=one.name, bytes=one.bytes, first=one.first, last=one.last) for one in line.at_peak(_LARGEST)]
-    return Trace(scheme=name, live_bytes=tuple(one.bytes for one in line.moments), largest=tuple(largest))
+    return Trace(scheme=name, live_bytes=tuple(one.bytes for one in line.moments), largest=line.at_peak(_LARGEST))
 
 
 def _read(path: Path, kind: type[T]) -> T:
@@ -197,10 +197,3 @@ def _read(path: Path, kind: type[T]) -> T:
             where=path,
             fix="Delete it: it is made again",
         ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing."""
-    stage = path.with_suffix(".part")
-    stage.write_bytes(content)
-    stage.replace(path)

@@ -55,7 +55,7 @@ _STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
     "verify.safetensors",
     "model.onnx",
 )
-_REPLAYED, _DRAWS = 20, 3
+_REPLAYED = 20
 
 
 @final
@@ -192,17 +192,8 @@ def compile_training(
         made, remarks = packages(joint, prefix, step, backend)
         spec = msgspec.structs.replace(spec, notes=(*spec.notes, *remarks))
     with progress.step("replaying against eager PyTorch", None):
-        for draw in range(_DRAWS):
-            drawn = [(x, _turned(y, draw, joint.classes)) for x, y in batches]
-            vectors = _vectors(model, trained, optimiser, lesson, drawn)
-            try:
-                spec, machine_code = tried(spec, files, start, vectors, made, backend)
-                break
-            except InputError:
-                # Where an activation comes upon the kink of a ReLU, two right ways to round part. A wrong one is so
-                # with other labels too.
-                if draw == _DRAWS - 1:
-                    raise
+        vectors = _vectors(model, trained, optimiser, lesson, batches)
+        spec, machine_code = tried(spec, files, start, vectors, made, backend)
         files[_VECTORS] = pack(vectors)
         if spec.packaged is not None and machine_code is not None:
             files[spec.packaged.file] = machine_code
@@ -250,11 +241,6 @@ def _manifest(lesson: Lesson, segment: Segment, spec: TrainingStep) -> Manifest:
         ),
         training=spec,
     )
-
-
-def _turned(labels: torch.Tensor, by: int, classes: int) -> torch.Tensor:
-    """Every label ``by`` classes on; what is ignored stays."""
-    return torch.where(labels < 0, labels, (labels + by) % classes)
 
 
 def _two(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tierwise.training.compiler._timeline import Held, Moment, Timeline
+from tierwise.training._trial import Held
+from tierwise.training.compiler._timeline import Moment, Timeline
 
 __all__ = ["eager_timeline"]
 

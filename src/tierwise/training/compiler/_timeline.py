@@ -9,30 +9,14 @@ from typing import final
 
 import onnx
 
-__all__ = ["Held", "Moment", "Run", "Tensors", "Timeline", "reads", "timeline_of"]
+from tierwise.training._trial import Held
+
+__all__ = ["Moment", "Run", "Tensors", "Timeline", "reads", "timeline_of"]
 
 # The output shares the memory of the first input, always.
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 # What a kernel takes for itself while it runs, in tensors of its output's size.
 _WORKSPACE = {"Where": 2}
-
-
-@final
-@dataclass(frozen=True)
-class Held:
-    """A buffer of one step.
-
-    Attributes:
-        name: Of the tensor it is made for.
-        bytes: Its size.
-        first: The moment at which it is made.
-        last: The last moment at which it is read.
-    """
-
-    name: str
-    bytes: int
-    first: int
-    last: int
 
 
 @final

@@ -12,6 +12,7 @@ import msgspec
 from tierwise._errors import InputError
 from tierwise._units import format_bytes, format_seconds
 from tierwise.training._scheme import Scheme
+from tierwise.training._whole_file import write_whole
 from tierwise.training.compiler import Prediction
 from tierwise.training.search._evolution import Evolution, search_evolving
 from tierwise.training.search._exact import search_exactly
@@ -139,9 +140,7 @@ def write_scheme(path: Path, scheme: Scheme, notes: tuple[str, ...] = ()) -> Non
     if scheme.weights:
         lines += ["", "[weights]"]
         lines += [f"{_plain(layer)} = {float(ratio)}" for layer, ratio in scheme.weights.items()]
-    stage = path.with_name(f".{path.name}.part")
-    stage.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    stage.replace(path)
+    write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
 def _plain(value: int | str) -> str:
