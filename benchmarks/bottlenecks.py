@@ -11,7 +11,8 @@ without doing any; `bottlenecks_summary.py` makes tables of that file.
 Methods at equal bytes see the same pictures for the same number of epochs: ``hnd`` and ``ghnd`` 20 of features,
 ``bottlefit`` 10 and 10, ``joint`` 20 of labels (all of it trained, from the model's own tail), ``unfrozen`` BottleFit
 with its encoder trained in the second stage too (by AdamW along a cosine); ``joint`` and ``bottlefit`` also with a
-tenth of the labels and as many steps; ``unfrozen-long`` has four times the epochs.
+tenth of the labels and as many steps; ``unfrozen-long`` has four times the epochs. ``entropic-bottlefit`` is
+``unfrozen`` with a learnt prior in place of whole numbers and a price of a bit in both stages.
 ``--epochs-frac`` shortens all alike. ``whole`` is the model they begin from.
 """
 
@@ -64,6 +65,7 @@ class Plan:
         stride: Side of the picture over that of the latent.
         sizes: Channels of latents and bits of a value; at the first, which is tight, all methods are compared.
         betas: Weights of a bit for Entropic Student, on squared features.
+        own_betas: The same for ``entropic-bottlefit``.
         end_to_end_betas: The same on cross entropy, which is thousands of times smaller.
         train_frac: Share of the train split that bottlenecks see.
     """
@@ -73,6 +75,7 @@ class Plan:
     stride: int = 8
     sizes: tuple[tuple[int, int], ...] = ((3, 8), (16, 4), (48, 4))
     betas: tuple[float, ...] = (0.16, 0.64, 2.56)
+    own_betas: tuple[float, ...] = (0.04, 0.16, 0.01)
     end_to_end_betas: tuple[float, ...] = (2e-4, 1e-3)
     train_frac: float = 1.0
 
@@ -95,7 +98,7 @@ PLANS = {
         ),
         cut="blocks.3",
         stride=4,
-        sizes=((1, 8), (6, 4)),
+        sizes=((1, 8), (5, 4)),
         # 20,000 pictures.
         train_frac=0.367,
     ),
@@ -103,10 +106,11 @@ PLANS = {
         BuiltinTask(
             name="cifar10-jpeg",
             subject=ResNet(depth=20, width=16, start="cifar10"),
-            training=msgspec.structs.replace(_SGD, epochs=6, batch=128, shift_pixels=3),
+            # The weights know these pictures before their JPEG files; what is left to learn is the files.
+            training=msgspec.structs.replace(_SGD, epochs=3, batch=128, learning_rate=0.01, shift_pixels=3),
         ),
         stride=4,
-        sizes=((2, 8), (8, 4)),
+        sizes=((2, 8), (5, 4), (16, 4)),
         train_frac=0.45,
     ),
 }
@@ -137,9 +141,13 @@ _UNFROZEN = msgspec.structs.replace(
     schedule="cosine",
     milestones=(),
 )
+# Of a bit beside labels and answers, for each unit beside squared features.
+_SECOND_PRICE = 3e-4 / 0.16
 _LONG_FIRST, _LONG_UNFROZEN = (msgspec.structs.replace(one, epochs=4 * one.epochs) for one in (_FIRST, _UNFROZEN))
 _WITH_RATE = msgspec.structs.replace(_FIRST, codec="noise", rate=1.0, milestones=(0.5, 0.8))
 _ALL_WITH_RATE = msgspec.structs.replace(_BY_LABELS, codec="noise", rate=1.0)
+_PRICED = (_WITH_RATE, msgspec.structs.replace(_UNFROZEN, codec="noise", rate=_SECOND_PRICE))
+_LONG_PRICED = tuple(msgspec.structs.replace(one, epochs=4 * one.epochs) for one in _PRICED)
 
 
 def settings(plan: Plan) -> Iterator[list[Named]]:
@@ -153,6 +161,7 @@ def settings(plan: Plan) -> Iterator[list[Named]]:
         *_with_prior(plan, "entropic-student", plan.betas, (_WITH_RATE, _BEHIND)),
         *_with_prior(plan, "end-to-end", plan.end_to_end_betas, (_ALL_WITH_RATE,)),
     ]
+    yield [*_priced(plan, "entropic-bottlefit", _PRICED), *_priced(plan, "entropic-bottlefit-long", _LONG_PRICED)]
     for size in wide:
         yield _at(plan, size, {"unfrozen-long": (_LONG_FIRST, _LONG_UNFROZEN)})
     for method, lessons in (
@@ -189,6 +198,14 @@ def _with_prior(plan: Plan, preset: Any, betas: tuple[float, ...], lessons: tupl
     for beta in betas:
         own = Bottleneck(preset=preset, cut=plan.cut, stride=plan.stride, channels=12, rate=beta)
         yield preset, f"beta {beta:g}", _seeing(own, plan, lessons)
+
+
+def _priced(plan: Plan, method: str, lessons: tuple[Lesson, ...]) -> Iterator[Named]:
+    for beta in plan.own_betas:
+        own = Bottleneck(
+            preset="entropic-bottlefit", cut=plan.cut, stride=plan.stride, width=32, channels=12, rate=beta
+        )
+        yield method, f"beta {beta:g}", _seeing(own, plan, lessons)
 
 
 def _few(lesson: Lesson) -> Lesson:
@@ -341,7 +358,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs-frac", type=float, default=1.0)
-    parser.add_argument("--only", default="", help="methods that begin so")
+    parser.add_argument("--only", default="", help="cells that begin so")
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     cells = asked.out / "cells"

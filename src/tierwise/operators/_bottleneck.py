@@ -54,7 +54,8 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
         prefixes: Numbers of channels that may be sent too, fewer than all: training then orders the channels by drawing
             among these at random (nested dropout, Rippel et al. 2014, arXiv 1402.0915).
         lessons: The training, stage by stage.
-        rate: Weight of a bit, in place of that of every lesson that has one.
+        rate: Weight of a bit (beta) in the first lesson that has one; those of later lessons change in proportion, for
+            each stands beside a loss of its own scale.
         epochs_frac: Share of the lessons' epochs, for preset ones; at least one each.
         items: Calibration items that ranges and medians are fixed on.
         precision: Of decoder, tail and teacher while training; ``auto`` takes bfloat16 where the CPU has instructions
@@ -94,7 +95,7 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
     """
     recipe = RECIPES[spec.preset]
     codec, channels = spec.codec or recipe.codec, spec.channels or recipe.channels
-    lessons = tuple(_settled(lesson, spec) for lesson in spec.lessons or recipe.lessons)
+    lessons = _settled(spec.lessons or recipe.lessons, spec)
     prefixes = tuple(sorted({*spec.prefixes, channels}))
     if prefixes[-1] != channels:
         raise SpecError(
@@ -120,9 +121,18 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
     )
 
 
-def _settled(lesson: Lesson, spec: Bottleneck) -> Lesson:
-    rate = spec.rate if spec.rate is not None and lesson.rate > 0 else lesson.rate
-    return msgspec.structs.replace(lesson, rate=rate, epochs=max(1, round(spec.epochs_frac * lesson.epochs)))
+def _settled(lessons: Sequence[Lesson], spec: Bottleneck) -> tuple[Lesson, ...]:
+    """The lessons with the spec's weight of a bit and share of epochs."""
+    first = next((lesson.rate for lesson in lessons if lesson.rate > 0), 0.0)
+    wished = first if spec.rate is None else spec.rate
+    return tuple(
+        msgspec.structs.replace(
+            lesson,
+            rate=wished * (lesson.rate / first) if first else 0.0,
+            epochs=max(1, round(spec.epochs_frac * lesson.epochs)),
+        )
+        for lesson in lessons
+    )
 
 
 def _check(lesson: Lesson, codec: CodecKind, task: Task) -> None:

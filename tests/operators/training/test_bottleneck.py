@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ from tierwise.operators._bottleneck import _School
 from tierwise.operators._density import Density
 from tierwise.operators._gdn import GDN1
 from tierwise.operators._narrow import Shape, narrow_pair
+from tierwise.operators._recipes import Preset
 from tierwise.operators._rounding import Rounding
 from tierwise.operators._surgery import Anatomy
 from tierwise.testing import check_operator
@@ -220,7 +222,7 @@ def test_illegal_chains_name_a_legal_one(text, nearest):
 
 
 def test_presets_resolve_to_what_the_papers_say(whole, tmp_path):
-    for preset in ("hnd", "ghnd", "bottlefit", "entropic-student", "autoencoder", "end-to-end"):
+    for preset in get_args(Preset):
         spec = resolve(Bottleneck(preset=preset), whole, Context(folder=tmp_path))
         assert resolve(spec, whole, Context(folder=tmp_path)) == spec
         check_chain((spec,), whole.task)
@@ -229,6 +231,8 @@ def test_presets_resolve_to_what_the_papers_say(whole, tmp_path):
     assert (student.family, student.channels, student.codec) == ("gdn", 24, "prior")
     assert [lesson.epochs for lesson in student.lessons] == [10, 10]
     assert len(student.lessons[0].features) > 1
+    priced = resolve(Bottleneck(preset="entropic-bottlefit", rate=0.08), whole, Context(folder=tmp_path))
+    assert [lesson.rate for lesson in priced.lessons] == [0.08, pytest.approx(1.5e-4)], "each on its own scale"
     hnd = resolve(Bottleneck(preset="hnd"), whole, Context(folder=tmp_path))
     assert hnd.lessons[0].features == (hnd.cut,)
 
