@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import torch
 
 from tierwise._errors import UnavailableError
 from tierwise.artifact import Artifact, Optimiser, open_artifact
-from tierwise.training import Scheme, TrainingSession, misfit
+from tierwise.training import Scheme, TrainingSession, misfit, plan_of, training_step_of
+from tierwise.training._tensor_file import read_tensors
 from tierwise.training.compiler import capture_step, compile_training, divide, read_model, relay, resolve, simplify
 from tierwise.training.compiler._kernels import bias_apart
+from tierwise.training.compiler._trial import tried
 
 RATES = {"sgd": 0.01, "momentum": 0.01, "adam": 1e-3}
 SPARSE = {
@@ -78,6 +82,18 @@ def test_trained_biases_leave_depthwise_convolutions_constant(kit: Any) -> None:
         assert bias_apart(part.graph) == 0
         for wanted, got in zip(before, part.graph(*given), strict=True):
             torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(("eager_s", "told"), [(0.0, True), (0.5, False)])
+def test_a_step_slower_than_eager_pytorch_says_so(small: Artifact, eager_s: float, told: bool) -> None:
+    spec = training_step_of(small)
+    files: dict[str, bytes | Path] = {name: small.path(name).read_bytes() for name in spec.files}
+    start = {name: torch.from_numpy(array) for name, array in read_tensors(small.path(spec.state))[0].items()}
+    vectors, _ = read_tensors(small.path(spec.vectors))
+    found, _ = tried(spec, files, start, vectors, [], "onnxruntime", partial(time.sleep, eager_s))
+    assert any("slower than eager PyTorch" in note for note in found.notes) == told
+    assert found.plan.eager_step_s >= eager_s
+    assert "in eager PyTorch" in plan_of(small)
 
 
 @pytest.fixture(scope="module")

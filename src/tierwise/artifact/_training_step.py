@@ -109,6 +109,7 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
         step_macs: Multiply-accumulates of the rest, for one batch.
         measured_step_s: Median wall time of prefix and step on the machine that compiled, one thread.
         measured_on: That machine's processor.
+        eager_step_s: The same of eager PyTorch with the same scheme and folded norms; None where it was not measured.
     """
 
     predicted_peak_bytes: Count
@@ -120,6 +121,7 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
     step_macs: Count
     measured_step_s: Annotated[float, msgspec.Meta(gt=0)]
     measured_on: str
+    eager_step_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     @property
     def predicted_bytes(self) -> int:

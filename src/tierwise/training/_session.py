@@ -47,6 +47,7 @@ def plan_of(artifact: Artifact) -> str:
     """
     spec = training_step_of(artifact)
     plan, values = spec.plan, sum(math.prod(one.shape) for one in spec.trained)
+    eager = "" if plan.eager_step_s is None else f"; in eager PyTorch {format_seconds(plan.eager_step_s)}"
     lines = [
         f"Trained: {len(spec.trained)} tensors, {values:,} values; {spec.optimiser.kind}, batch {spec.batch}",
         f"Multiply-accumulates of a step: {plan.prefix_macs + plan.step_macs:,}, "
@@ -54,7 +55,7 @@ def plan_of(artifact: Artifact) -> str:
         f"Memory beyond weights when run lean, predicted: {format_bytes(plan.predicted_bytes)} in between (frozen part "
         f"{format_bytes(plan.predicted_prefix_peak_bytes)}, step {format_bytes(plan.predicted_peak_bytes)}, "
         f"handed over {format_bytes(plan.border_bytes)}), {format_bytes(plan.state_bytes)} of state",
-        f"Time of a step, measured while compiling, one thread: {format_seconds(plan.measured_step_s)}",
+        f"Time of a step, measured while compiling, one thread: {format_seconds(plan.measured_step_s)}{eager}",
     ]
     return "\n".join([*lines, *spec.notes])
 

@@ -41,7 +41,7 @@ from tierwise.training.compiler._model import Model, read_model
 from tierwise.training.compiler._onnx import predictor_to_onnx
 from tierwise.training.compiler._parts import Parts, frozen_prefix, plan_parts
 from tierwise.training.compiler._passes import macs, simplify
-from tierwise.training.compiler._reference import Batch, mute, run_eager
+from tierwise.training.compiler._reference import Batch, Eager, mute, run_eager
 from tierwise.training.compiler._resolve import resolve
 from tierwise.training.compiler._split import divide
 from tierwise.training.compiler._trial import packages, tried
@@ -193,7 +193,8 @@ def compile_training(
         spec = msgspec.structs.replace(spec, notes=(*spec.notes, *remarks))
     with progress.step("replaying against eager PyTorch", None):
         vectors = _vectors(model, trained, optimiser, lesson, batches)
-        spec, machine_code = tried(spec, files, start, vectors, made, backend)
+        eager = partial(Eager(model, trained, optimiser).step, *batches[0])
+        spec, machine_code = tried(spec, files, start, vectors, made, backend, eager)
         files[_VECTORS] = pack(vectors)
         if spec.packaged is not None and machine_code is not None:
             files[spec.packaged.file] = machine_code

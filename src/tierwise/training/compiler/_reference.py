@@ -13,7 +13,7 @@ from tierwise.training._labels import IGNORED
 from tierwise.training.compiler._joint import Joint, start_values
 from tierwise.training.compiler._model import Model
 
-__all__ = ["Course", "mute", "run_eager", "run_graph", "torch_optimiser"]
+__all__ = ["Course", "Eager", "mute", "run_eager", "run_graph", "torch_optimiser"]
 
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
@@ -32,35 +32,52 @@ class Course:
     finals: dict[str, torch.Tensor]
 
 
-def run_eager(
-    model: Model, trained: Sequence[Trained], optimiser: Optimiser, batches: Sequence[Batch], steps: int
-) -> Course:
-    """Forward, `torch.nn.functional.cross_entropy`, autograd and `torch.optim`; batches are taken in turn.
+@final
+class Eager:
+    """Eager PyTorch that takes steps: forward, `torch.nn.functional.cross_entropy`, autograd and `torch.optim`.
 
     Weights of which some channels are trained are trained whole, with the gradient of the other channels set to zero.
+
+    Args:
+        model: Its tensors stay as they are.
+        trained: What is trained.
+        optimiser: How.
     """
-    leaves = {one.name: model.tensors[one.name].detach().clone().requires_grad_() for one in trained}
-    tensors = {**{name: tensor.detach() for name, tensor in model.tensors.items()}, **leaves}
-    update = torch_optimiser(optimiser, list(leaves.values()))
-    losses = []
-    for i in range(steps):
-        inputs, labels = batches[i % len(batches)]
-        loss = _eager_loss(model(inputs, tensors), labels)
-        update.zero_grad()
+
+    def __init__(self, model: Model, trained: Sequence[Trained], optimiser: Optimiser) -> None:
+        self._model, self._trained = model, trained
+        self._leaves = {one.name: model.tensors[one.name].detach().clone().requires_grad_() for one in trained}
+        frozen = {name: tensor.detach() for name, tensor in model.tensors.items()}
+        self._tensors = {**frozen, **self._leaves}
+        self._update = torch_optimiser(optimiser, list(self._leaves.values()))
+
+    def step(self, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> float:
+        """One update; the loss before it."""
+        loss = _eager_loss(self._model(inputs, self._tensors), labels)
+        self._update.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for one in trained:
-            grad = leaves[one.name].grad
+        for one in self._trained:
+            grad = self._leaves[one.name].grad
             if one.channels and grad is not None:
                 kept = torch.zeros_like(grad)
                 kept[:, list(one.channels)] = grad[:, list(one.channels)]
-                leaves[one.name].grad = kept
-        update.step()
-        losses.append(float(loss.detach()))
-    finals = {
-        one.name: leaves[one.name].detach()[:, list(one.channels)] if one.channels else leaves[one.name].detach()
-        for one in trained
-    }
-    return Course(tuple(losses), finals)
+                self._leaves[one.name].grad = kept
+        self._update.step()
+        return float(loss.detach())
+
+    def finals(self) -> dict[str, torch.Tensor]:
+        """The trained tensors, or their trained channels, by parameter name."""
+        leaves = {one: self._leaves[one.name].detach() for one in self._trained}
+        return {one.name: leaf[:, list(one.channels)] if one.channels else leaf for one, leaf in leaves.items()}
+
+
+def run_eager(
+    model: Model, trained: Sequence[Trained], optimiser: Optimiser, batches: Sequence[Batch], steps: int
+) -> Course:
+    """Some steps of `Eager`; batches are taken in turn."""
+    eager = Eager(model, trained, optimiser)
+    losses = [eager.step(*batches[i % len(batches)]) for i in range(steps)]
+    return Course(tuple(losses), eager.finals())
 
 
 def run_graph(

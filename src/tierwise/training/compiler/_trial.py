@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from tierwise.training.compiler._split import Part, whole
 __all__ = ["packages", "tried"]
 
 _TIMED = 7
+_SLOWER = 1.1
+"""Less is within what such a short timing can tell."""
 _NO_COMPILER = "backend onnxruntime: machine code was not tried, since there is no C++ compiler"
 
 Package = tuple[PackagedStep, bytes]
@@ -74,10 +77,12 @@ def tried(
     vectors: Mapping[str, Any],
     made: Sequence[Package],
     backend: BackendName,
+    eager: Callable[[], object],
 ) -> tuple[TrainingStep, bytes | None]:
     """The spec with the chosen backend and its time, and the package where one was chosen.
 
-    All backends take their steps in turn, so that a machine that changes its pace changes it for all.
+    All backends take their steps in turn, so that a machine that changes its pace changes it for all. Eager PyTorch
+    takes part, and a step that is slower says so in its notes: where torch is at hand, it should not be taken.
 
     Args:
         spec: Of the step in ONNX.
@@ -86,6 +91,7 @@ def tried(
         vectors: Verify vectors.
         made: Packages.
         backend: What was asked for.
+        eager: Takes the same step in eager PyTorch.
 
     Raises:
         InputError: The ONNX step, or a package that was asked for by name, differs from eager PyTorch.
@@ -114,13 +120,18 @@ def tried(
                 engines[name] = engine
             else:
                 notes.append(problem)
-        times_s = _timed(engines, spec, vectors)
+        times_s, eager_s = _timed(engines, spec, vectors, eager)
     chosen = min(times_s, key=times_s.__getitem__) if backend == "auto" or len(times_s) == 1 else _asked(times_s)
     if len(times_s) > 1:
         shown = ", ".join(f"{name} {format_seconds(took_s)}" for name, took_s in times_s.items())
         why = "the fastest" if backend == "auto" else "as asked"
         notes.append(f"backend {chosen}, {why}; median step here, one thread: {shown}")
-    plan = msgspec.structs.replace(spec.plan, measured_step_s=times_s[chosen])
+    if times_s[chosen] > _SLOWER * eager_s:
+        took = f"{format_seconds(times_s[chosen])} a step, {format_seconds(eager_s)} there"
+        notes.append(
+            f"slower than eager PyTorch with the same scheme on this machine: {took}; freeze more of the model"
+        )
+    plan = msgspec.structs.replace(spec.plan, measured_step_s=times_s[chosen], eager_step_s=eager_s)
     result = msgspec.structs.replace(specs[chosen], plan=plan, notes=(*spec.notes, *notes))
     return result, contents.get(chosen)
 
@@ -147,14 +158,28 @@ def _difference(
 
 
 def _timed(
-    engines: Mapping[BackendName, Backend], spec: TrainingStep, vectors: Mapping[str, Any]
-) -> dict[BackendName, float]:
-    """Median wall time of a step of each."""
+    engines: Mapping[BackendName, Backend],
+    spec: TrainingStep,
+    vectors: Mapping[str, Any],
+    eager: Callable[[], object],
+) -> tuple[dict[BackendName, float], float]:
+    """Median wall time of a step of each, and of eager PyTorch, with one thread."""
     batch = {name.removeprefix("input."): vectors[name][0] for name in vectors if name.startswith("input.")}
     times: dict[BackendName, list[float]] = {name: [] for name in engines}
-    for i in range(_TIMED):
-        for name, engine in engines.items():
-            before_s = time.perf_counter()
-            engine.step(batch, vectors["labels"][0], spec.optimiser.scalar_values(i + 1, spec.optimiser.rate))
-            times[name].append(time.perf_counter() - before_s)
-    return {name: statistics.median(took) for name, took in times.items()}
+    eager_s, before = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for i in range(_TIMED):
+            scalars = spec.optimiser.scalar_values(i + 1, spec.optimiser.rate)
+            for name, engine in engines.items():
+                times[name].append(_seconds(partial(engine.step, batch, vectors["labels"][0], scalars)))
+            eager_s.append(_seconds(eager))
+    finally:
+        torch.set_num_threads(before)
+    return {name: statistics.median(took) for name, took in times.items()}, statistics.median(eager_s)
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    before_s = time.perf_counter()
+    act()
+    return time.perf_counter() - before_s
