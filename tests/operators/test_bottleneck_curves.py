@@ -54,6 +54,7 @@ def test_stored_accuracies_are_those_of_the_stored_answers(path: Path, summary: 
 def test_bytes_at_an_accuracy_are_read_between_points(summary: ModuleType) -> None:
     curve = [(300.0, 0.8), (100.0, 0.5), (200.0, 0.6)]
     assert summary.bytes_at(curve, 0.7) == pytest.approx(250)
-    assert summary.bytes_at(curve, 0.4) == 100
+    assert summary.bytes_at(curve, 0.4, most=True) == 100
+    assert summary.bytes_at(curve, 0.4) is None, "such a curve was not measured there"
     assert summary.bytes_at(curve, 0.9) is None
     assert summary.bytes_at([], 0.5) is None
