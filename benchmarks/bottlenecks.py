@@ -12,7 +12,8 @@ Methods at equal bytes see the same pictures for the same number of epochs: ``hn
 ``bottlefit`` 10 and 10, ``joint`` 20 of labels (all of it trained, from the model's own tail), ``unfrozen`` BottleFit
 with its encoder trained in the second stage too (by AdamW along a cosine); ``joint`` and ``bottlefit`` also with a
 tenth of the labels and as many steps; ``unfrozen-long`` has four times the epochs. ``entropic-bottlefit`` is
-``unfrozen`` with a learnt prior in place of whole numbers and a price of a bit in both stages.
+``unfrozen`` with a learnt prior in place of whole numbers and a price of a bit in both stages;
+``entropic-bottlefit-deep`` has the long training, two more layers in its encoder and, where time allows, all pictures.
 ``--epochs-frac`` shortens all alike. ``whole`` is the model they begin from.
 """
 
@@ -68,6 +69,8 @@ class Plan:
         own_betas: The same for ``entropic-bottlefit``.
         end_to_end_betas: The same on cross entropy, which is thousands of times smaller.
         train_frac: Share of the train split that bottlenecks see.
+        deep_betas: Weights of a bit for ``entropic-bottlefit-deep``.
+        deep_frac: Share of the train split that it sees.
     """
 
     task: BuiltinTask
@@ -78,6 +81,8 @@ class Plan:
     own_betas: tuple[float, ...] = (0.04, 0.16, 0.01)
     end_to_end_betas: tuple[float, ...] = (2e-4, 1e-3)
     train_frac: float = 1.0
+    deep_betas: tuple[float, ...] = (0.01, 0.04)
+    deep_frac: float = 1.0
 
 
 _SGD = Training(epochs=30, batch=64, optimiser="sgd", learning_rate=0.1, weight_decay=5e-4, shift_pixels=4, flip=True)
@@ -101,6 +106,7 @@ PLANS = {
         sizes=((1, 8), (5, 4)),
         # 20,000 pictures.
         train_frac=0.367,
+        deep_betas=(0.02,),
     ),
     "cifar10-jpeg": Plan(
         BuiltinTask(
@@ -112,6 +118,7 @@ PLANS = {
         stride=4,
         sizes=((2, 8), (5, 4), (16, 4)),
         train_frac=0.45,
+        deep_frac=0.45,
     ),
 }
 
@@ -162,6 +169,8 @@ def settings(plan: Plan) -> Iterator[list[Named]]:
         *_with_prior(plan, "end-to-end", plan.end_to_end_betas, (_ALL_WITH_RATE,)),
     ]
     yield [*_priced(plan, "entropic-bottlefit", _PRICED), *_priced(plan, "entropic-bottlefit-long", _LONG_PRICED)]
+    deep = msgspec.structs.replace(plan, own_betas=plan.deep_betas, train_frac=plan.deep_frac)
+    yield [*_priced(deep, "entropic-bottlefit-deep", _LONG_PRICED, depth=2)]
     for size in wide:
         yield _at(plan, size, {"unfrozen-long": (_LONG_FIRST, _LONG_UNFROZEN)})
     for method, lessons in (
@@ -200,10 +209,10 @@ def _with_prior(plan: Plan, preset: Any, betas: tuple[float, ...], lessons: tupl
         yield preset, f"beta {beta:g}", _seeing(own, plan, lessons)
 
 
-def _priced(plan: Plan, method: str, lessons: tuple[Lesson, ...]) -> Iterator[Named]:
+def _priced(plan: Plan, method: str, lessons: tuple[Lesson, ...], depth: int = 0) -> Iterator[Named]:
     for beta in plan.own_betas:
         own = Bottleneck(
-            preset="entropic-bottlefit", cut=plan.cut, stride=plan.stride, width=32, channels=12, rate=beta
+            preset="entropic-bottlefit", cut=plan.cut, stride=plan.stride, width=32, depth=depth, channels=12, rate=beta
         )
         yield method, f"beta {beta:g}", _seeing(own, plan, lessons)
 

@@ -48,6 +48,7 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
         channels: Of the latent.
         stride: Side of the input over that of the latent, a power of two; None: as at the cut.
         width: Channels of the encoder's hidden layers, for ``conv``.
+        depth: Further hidden layers of the encoder, for ``conv``; they stand where it is smallest, before its last.
         codec: ``raw``: 32-bit floats; ``affine``: whole numbers of ``bits`` with ranges by channel, fixed here;
             ``prior``: rounded, and range-coded by a distribution learnt along.
         bits: For ``affine``.
@@ -75,6 +76,7 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
     channels: Positive | None = None
     stride: Positive | None = None
     width: Positive = 64
+    depth: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
     codec: CodecKind | None = None
     bits: Annotated[int, msgspec.Meta(ge=1, le=8)] = 8
     prefixes: tuple[Positive, ...] = ()
@@ -253,7 +255,7 @@ class _School:
             source, target = front(given).shape[1:], anatomy.head(spec.cut)(given).shape[1:]
         latent = (spec.channels, *(math.ceil(side / spec.stride) for side in given.shape[2:]))
         shape = Shape(tuple(source), latent, tuple(target))  # type: ignore[arg-type]
-        encoder, decoder = narrow_pair(spec.family, shape, spec.width)
+        encoder, decoder = narrow_pair(spec.family, shape, spec.width, spec.depth)
         rounding = Rounding(spec.codec, spec.channels, spec.bits)
         tail = anatomy.tail(spec.cut, self._watched)
         return Narrowed(front, encoder, rounding, decoder, tail, spec.prefixes)

@@ -37,7 +37,7 @@ class Shape:
     target: tuple[int, int, int]
 
 
-def narrow_pair(family: Family, shape: Shape, width: int) -> tuple[nn.Module, nn.Module]:
+def narrow_pair(family: Family, shape: Shape, width: int, depth: int = 0) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder, untrained.
 
     ``conv``: strided 3x3 convolutions with batch norm and ReLU, the last one bare (the form of BottleFit, arXiv
@@ -49,6 +49,7 @@ def narrow_pair(family: Family, shape: Shape, width: int) -> tuple[nn.Module, nn
         family: Which.
         shape: Of what they stand between.
         width: Channels of the hidden layers of ``conv`` on the device.
+        depth: Further layers of ``conv`` there, without a stride, before the last one.
 
     Raises:
         InputError: The sides cannot be reached by halving and doubling.
@@ -64,6 +65,8 @@ def narrow_pair(family: Family, shape: Shape, width: int) -> tuple[nn.Module, nn
         for stride in strides[:-1]:
             layers += [*_conv(channels, width, stride)]
             channels = width
+        for _ in range(depth):
+            layers += [*_conv(width, width, 1)]
         encoder = nn.Sequential(*layers, nn.Conv2d(channels, narrow, 3, strides[-1], 1, bias=False))
         hidden = [wanted, wanted]
     else:

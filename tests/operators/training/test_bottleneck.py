@@ -277,6 +277,14 @@ def test_families_reach_any_sides(family, side, latent, wanted):
     assert decoder.eval()(sent).shape == (2, 6, wanted, wanted)
 
 
+def test_a_deeper_encoder_has_more_layers_of_the_same_sides():
+    shape = Shape((3, 16, 16), (2, 4, 4), (6, 8, 8))
+    plain, deep = (narrow_pair("conv", shape, 8, depth)[0] for depth in (0, 2))
+    count = [sum(isinstance(layer, nn.Conv2d) for layer in one) for one in (plain, deep)]
+    assert count == [2, 4]
+    assert deep.eval()(torch.randn(1, 3, 16, 16)).shape == (1, 2, 4, 4)
+
+
 def test_gdn_is_the_published_one():
     torch.manual_seed(0)
     norm, back = GDN1(3), GDN1(3, inverse=True)
