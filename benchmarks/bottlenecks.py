@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ def settings(plan: Plan) -> Iterator[list[Named]]:
         *_with_prior(plan, "end-to-end", plan.end_to_end_betas, (_ALL_WITH_RATE,)),
     ]
     yield [*_priced(plan, "entropic-bottlefit", _PRICED), *_priced(plan, "entropic-bottlefit-long", _LONG_PRICED)]
-    deep = msgspec.structs.replace(plan, own_betas=plan.deep_betas, train_frac=plan.deep_frac)
+    deep = dataclasses.replace(plan, own_betas=plan.deep_betas, train_frac=plan.deep_frac)
     yield [*_priced(deep, "entropic-bottlefit-deep", _LONG_PRICED, depth=2)]
     for size in wide:
         yield _at(plan, size, {"unfrozen-long": (_LONG_FIRST, _LONG_UNFROZEN)})
