@@ -33,18 +33,35 @@ class Course:
 
 
 def run_eager(
-    model: Model, trained: Sequence[Trained], optimiser: Optimiser, batches: Sequence[Batch], steps: int
+    model: Model,
+    trained: Sequence[Trained],
+    optimiser: Optimiser,
+    batches: Sequence[Batch],
+    steps: int,
+    *,
+    wide: bool = False,
 ) -> Course:
     """Forward, `torch.nn.functional.cross_entropy`, autograd and `torch.optim`; batches are taken in turn.
 
     Weights of which some channels are trained are trained whole, with the gradient of the other channels set to zero.
+
+    Args:
+        model: The model.
+        trained: What is trained of it.
+        optimiser: How.
+        batches: At least one.
+        steps: How many.
+        wide: In double precision.
     """
-    leaves = {one.name: model.tensors[one.name].detach().clone().requires_grad_() for one in trained}
-    tensors = {**{name: tensor.detach() for name, tensor in model.tensors.items()}, **leaves}
+    tensors = {name: _double(t.detach()) if wide else t.detach() for name, t in model.tensors.items()}
+    leaves = {one.name: tensors[one.name].clone().requires_grad_() for one in trained}
+    tensors.update(leaves)
     update = torch_optimiser(optimiser, list(leaves.values()))
     losses = []
     for i in range(steps):
         inputs, labels = batches[i % len(batches)]
+        if wide:
+            inputs = tuple(map(_double, inputs))
         loss = _eager_loss(model(inputs, tensors), labels)
         update.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
