@@ -138,11 +138,14 @@ def main() -> None:
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {"figures": {}}
     figures: dict[str, Any] = known["figures"]
     cases = itertools.product(
-        arguments.backend or ["onnxruntime"], arguments.only or MODELS, OPTIMISERS.items(), ("sparse", "lora", "full")
+        arguments.backend or ["onnxruntime"],
+        arguments.optimiser or OPTIMISERS,
+        arguments.only or MODELS,
+        arguments.part or ("sparse", "lora", "full"),
     )
-    for backend, name, (kind, rate), part in cases:
-        schemes = MODELS[name][2]
-        if part not in (arguments.part or schemes) or part not in schemes or kind not in (arguments.optimiser or kind):
+    for backend, kind, name, part in cases:
+        schemes, rate = MODELS[name][2], OPTIMISERS[kind]
+        if part not in schemes:
             continue
         found = replayed(name, schemes[part], Optimiser(kind=kind, rate=rate), backend)  # type: ignore[arg-type]
         title = f"{name}, {part}, {kind}" + f", {backend}" * (backend != "onnxruntime")
