@@ -1,11 +1,11 @@
 """Which models a training step compiles for, and how far 20 compiled steps are from eager PyTorch.
 
-    python benchmarks/training_models.py [--only NAME] [--save]
+    python benchmarks/training_models.py [--only MODEL] [--part PART] [--optimiser KIND] [--backend BACKEND] [--save]
 
 For each model, what is trained and each optimiser: the largest relative difference of a loss and that of the trained
-tensors as one vector, over 20 steps on ONNX Runtime, on random items. Weights are random, norms keep statistics that
-are not those of a new model. A case that is refused is shown with the reason. ``--save`` adds the figures to
-docs/results/training-models.json.
+tensors as one vector, over 20 steps on ONNX Runtime or another backend, on random items. Weights are random, norms keep
+statistics that are not those of a new model. A case that is refused is shown with the reason. Each option may be given
+more than once. ``--save`` adds the figures to docs/results/training-models.json.
 """
 
 from __future__ import annotations
@@ -91,14 +91,20 @@ def batches(name: str, size: int) -> Iterator[tuple[dict[str, Any], Any]]:
         yield inputs, labels
 
 
-def replayed(name: str, scheme: Scheme, optimiser: Optimiser) -> dict[str, Any]:
-    make, size, _ = MODELS[name]
+def with_statistics(make: Make) -> nn.Module:
+    """Random weights, and norms that are not those of a new model."""
     torch.manual_seed(1)
     module = make()
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.running_mean, std=0.1)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
+    return module.eval()
+
+
+def replayed(name: str, scheme: Scheme, optimiser: Optimiser, backend: Any) -> dict[str, Any]:
+    make, size, _ = MODELS[name]
+    module = with_statistics(make)
     made = list(batches(name, size))
     tensors = tuple(
         TensorSpec(name=key, dtype="FP32" if a.dtype == np.float32 else "INT64", shape=(-1, *a.shape[1:]))
@@ -107,35 +113,52 @@ def replayed(name: str, scheme: Scheme, optimiser: Optimiser) -> dict[str, Any]:
     lesson = Lesson(name, TensorInput(tensors=tensors), (), {}, made, name)
     with tempfile.TemporaryDirectory(prefix="tierwise-models-") as folder:
         try:
-            artifact = compile_training(module.eval(), lesson, scheme, optimiser, Path(folder) / "artifact")
+            artifact = compile_training(module, lesson, scheme, optimiser, Path(folder) / "artifact", backend=backend)
         except TierwiseError as error:
             return {"refused": str(error)}
-        found = TrainingSession(artifact).verified
-    return {"loss_error": found.loss_error, "weight_error": found.weight_error, "steps": found.steps}
+        session = TrainingSession(artifact)  # of the backend that was asked for, which a session takes by itself
+        found = session.verified
+    return {
+        "loss_error": found.loss_error,
+        "weight_error": found.weight_error,
+        "steps": found.steps,
+        "ran_on": session.backend,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(MODELS), action="append")
+    parser.add_argument("--part", choices=("sparse", "full", "lora"), action="append")
+    parser.add_argument("--optimiser", choices=sorted(OPTIMISERS), action="append")
+    parser.add_argument("--backend", choices=("onnxruntime", "hybrid", "aotinductor"), action="append")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {"figures": {}}
     figures: dict[str, Any] = known["figures"]
-    for name in arguments.only or MODELS:
-        _, _, schemes = MODELS[name]
-        for (title, scheme), (kind, rate) in itertools.product(schemes.items(), OPTIMISERS.items()):
-            found = replayed(name, scheme, Optimiser(kind=kind, rate=rate))  # type: ignore[arg-type]
-            figures[f"{name}, {title}, {kind}"] = {"rate": rate, **found}
-            print(f"{name:<20}{title:<8}{kind:<10}{found}", flush=True)
-            if arguments.save:
-                content = {
-                    "command": "python benchmarks/training_models.py --save",
-                    "figures": figures,
-                    "environment": msgspec.to_builtins(read_environment()),
-                }
-                RESULT.parent.mkdir(parents=True, exist_ok=True)
-                RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    cases = itertools.product(
+        arguments.backend or ["onnxruntime"],
+        arguments.optimiser or OPTIMISERS,
+        arguments.only or MODELS,
+        arguments.part or ("sparse", "lora", "full"),
+    )
+    for backend, kind, name, part in cases:
+        schemes, rate = MODELS[name][2], OPTIMISERS[kind]
+        if part not in schemes:
+            continue
+        found = replayed(name, schemes[part], Optimiser(kind=kind, rate=rate), backend)  # type: ignore[arg-type]
+        title = f"{name}, {part}, {kind}" + f", {backend}" * (backend != "onnxruntime")
+        figures[title] = {"rate": rate, **found}
+        print(f"{title:<50}{found}", flush=True)
+        if arguments.save:
+            content = {
+                "command": "python benchmarks/training_models.py --save",
+                "figures": figures,
+                "environment": msgspec.to_builtins(read_environment()),
+            }
+            RESULT.parent.mkdir(parents=True, exist_ok=True)
+            RESULT.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from tierwise.tasks import Task
 from tierwise.training._backend import BackendName
 from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
+from tierwise.training._verify import relative_error
 from tierwise.training.compiler._adapt import adapt
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._model import Model, read_model
@@ -194,7 +195,8 @@ def compile_training(
     with progress.step("replaying against eager PyTorch", None):
         vectors = _vectors(model, trained, optimiser, lesson, batches)
         eager = partial(Eager(model, trained, optimiser).step, *batches[0])
-        spec, machine_code = tried(spec, files, start, vectors, made, backend, eager)
+        doubt = partial(_doubt, vectors, model, trained, optimiser, batches)
+        spec, machine_code = tried(spec, files, start, vectors, made, backend, eager, doubt)
         files[_VECTORS] = pack(vectors)
         if spec.packaged is not None and machine_code is not None:
             files[spec.packaged.file] = machine_code
@@ -273,6 +275,19 @@ def _vectors(
         made[f"input.{name}"] = np.stack([x[i].numpy() for x, _ in batches])
     made.update({f"final.{name}": tensor.numpy() for name, tensor in course.finals.items()})
     return made
+
+
+def _doubt(
+    vectors: Mapping[str, npt.NDArray[Any]],
+    model: Model,
+    trained: Sequence[Trained],
+    optimiser: Optimiser,
+    batches: Sequence[Batch],
+) -> float:
+    """How far the same steps of eager PyTorch in double precision are from the vectors, as `relative_error`."""
+    course = run_eager(model, trained, optimiser, batches, _REPLAYED, wide=True)
+    finals = {name: tensor.numpy() for name, tensor in course.finals.items()}
+    return relative_error(finals, {name: vectors[f"final.{name}"] for name in finals})
 
 
 def _spec(

@@ -42,17 +42,20 @@ class Eager:
         model: Its tensors stay as they are.
         trained: What is trained.
         optimiser: How.
+        wide: In double precision.
     """
 
-    def __init__(self, model: Model, trained: Sequence[Trained], optimiser: Optimiser) -> None:
-        self._model, self._trained = model, trained
-        self._leaves = {one.name: model.tensors[one.name].detach().clone().requires_grad_() for one in trained}
-        frozen = {name: tensor.detach() for name, tensor in model.tensors.items()}
-        self._tensors = {**frozen, **self._leaves}
+    def __init__(self, model: Model, trained: Sequence[Trained], optimiser: Optimiser, *, wide: bool = False) -> None:
+        self._model, self._trained, self._wide = model, trained, wide
+        given = {name: _double(one.detach()) if wide else one.detach() for name, one in model.tensors.items()}
+        self._leaves = {one.name: given[one.name].clone().requires_grad_() for one in trained}
+        self._tensors = {**given, **self._leaves}
         self._update = torch_optimiser(optimiser, list(self._leaves.values()))
 
     def step(self, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> float:
         """One update; the loss before it."""
+        if self._wide:
+            inputs = tuple(map(_double, inputs))
         loss = _eager_loss(self._model(inputs, self._tensors), labels)
         self._update.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -72,10 +75,16 @@ class Eager:
 
 
 def run_eager(
-    model: Model, trained: Sequence[Trained], optimiser: Optimiser, batches: Sequence[Batch], steps: int
+    model: Model,
+    trained: Sequence[Trained],
+    optimiser: Optimiser,
+    batches: Sequence[Batch],
+    steps: int,
+    *,
+    wide: bool = False,
 ) -> Course:
     """Some steps of `Eager`; batches are taken in turn."""
-    eager = Eager(model, trained, optimiser)
+    eager = Eager(model, trained, optimiser, wide=wide)
     losses = [eager.step(*batches[i % len(batches)]) for i in range(steps)]
     return Course(tuple(losses), eager.finals())
 

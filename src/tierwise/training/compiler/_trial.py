@@ -18,7 +18,7 @@ from tierwise._errors import InputError
 from tierwise._units import format_seconds
 from tierwise.artifact import PackagedStep, TrainingStep
 from tierwise.training._backend import Backend, BackendName, open_backend
-from tierwise.training._verify import replay
+from tierwise.training._verify import LARGEST_ERROR, replay
 from tierwise.training.compiler._joint import Joint
 from tierwise.training.compiler._package import can_package, package
 from tierwise.training.compiler._split import Part, whole
@@ -78,6 +78,7 @@ def tried(
     made: Sequence[Package],
     backend: BackendName,
     eager: Callable[[], object],
+    doubt: Callable[[], float],
 ) -> tuple[TrainingStep, bytes | None]:
     """The spec with the chosen backend and its time, and the package where one was chosen.
 
@@ -92,6 +93,7 @@ def tried(
         made: Packages.
         backend: What was asked for.
         eager: Takes the same step in eager PyTorch.
+        doubt: How far eager PyTorch in double precision is from the vectors; asked only for a step that is refused.
 
     Raises:
         InputError: The ONNX step, or a package that was asked for by name, differs from eager PyTorch.
@@ -114,7 +116,7 @@ def tried(
                     (place / file).write_bytes(content)
             engine, _ = open_backend(place, one, state, 1, name)
             strict = backend != "auto" or name == "onnxruntime"
-            problem = _difference(engine, one, vectors, name, strict=strict)
+            problem = _difference(engine, one, vectors, name, doubt if strict else None)
             if problem is None:
                 engine.load(state)
                 engines[name] = engine
@@ -141,19 +143,30 @@ def _asked(times_s: Mapping[BackendName, float]) -> BackendName:
 
 
 def _difference(
-    engine: Backend, spec: TrainingStep, vectors: Mapping[str, Any], name: BackendName, *, strict: bool
+    engine: Backend,
+    spec: TrainingStep,
+    vectors: Mapping[str, Any],
+    name: BackendName,
+    doubt: Callable[[], float] | None,
 ) -> str | None:
+    """What is wrong with a backend; where ``doubt`` is given, that is an error."""
     found = replay(engine, spec, dict(vectors))
     if found.equal:
         return None
     got = f"losses off by {found.loss_error:.1e}, weights by {found.weight_error:.1e}"
-    if not strict:
+    if doubt is None:
         return f"backend {name} was not taken: it differs from eager PyTorch ({got})"
+    rounding = doubt()
+    fix = "Freeze more layers to find the one that differs; nothing was written"
+    if rounding > LARGEST_ERROR:
+        # Not a reason to let the step pass: a wrong one would look the same.
+        got += f"; eager PyTorch in float64 is off by {rounding:.1e}, so rounding alone can be the cause"
+        fix = "Compile at a smaller rate and train at this one; nothing was written"
     raise InputError(
         "the compiled step must do what eager PyTorch does (1e-5 relative)",
         got=got,
         where="ONNX Runtime" if name == "onnxruntime" else name,
-        fix="Take a smaller rate, or freeze more layers to find the one that differs; nothing was written",
+        fix=fix,
     )
 
 
