@@ -41,6 +41,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What a search of the scheme may choose from.
+
+    Attributes:
+        layers: Patterns of names; none: those that `tierwise.training.search.candidates` takes.
+        ratios: Shares of their input channels.
+        depths: Of biases; none: one for each block.
+        steps: Of a short training.
+    """
+
+    layers: tuple[str, ...] = ()
+    ratios: tuple[float, ...] = (0.5, 1.0)
+    depths: tuple[int, ...] = ()
+    steps: int = 40
+
+
+@dataclass(frozen=True)
 class Transfer:
     """What is learnt from where.
 
@@ -51,6 +68,8 @@ class Transfer:
         items: Drawn for training.
         epochs: Passes over them.
         first_rate: Place, in the list of rates, where the climb begins.
+        searched: Room of the search: both convolutions of the last five blocks, beside biases of the last three or
+            five; or attention and the first linear layer of the last three.
     """
 
     subject: Subject
@@ -59,6 +78,7 @@ class Transfer:
     items: int
     epochs: int
     first_rate: int = 2
+    searched: Searched = Searched(layers=("blocks.[4-8].layers.*.conv",), depths=(8, 12), steps=60)
 
 
 def _pictures(name: Any, test_items: int) -> Callable[[Path], dict[str, Part]]:
@@ -126,14 +146,32 @@ _SST2 = {
     "validation": _sentences("stsa.binary.dev", "02fedc82855dbdcabe82c65ed1af6c6570788eaac51073cdb35ee8c7784426d1"),
     "test": _sentences("stsa.binary.test", "6a80dc9b9a0db2d3b37f2f809304febad31c90ab67a5b4157b7d9f881c53ef5b"),
 }
+_TEXT_SEARCH = Searched(
+    layers=tuple(
+        f"*layer.[3-5].{part}" for part in ("attention.self.*", "attention.output.dense", "intermediate.dense")
+    ),
+    ratios=(1.0,),
+)
 TRANSFERS = {
     "cifar10-to-tiny-imagenet-20": Transfer(_RESNET, _pictures("tiny-imagenet-20", 1000), 20, 600, 4),
     "minilm-to-trec": Transfer(
-        Bert(start=_MINILM, max_length=20), _texts(_TREC, 20, own_validation=False), 6, 300, 3, first_rate=1
+        Bert(start=_MINILM, max_length=20),
+        _texts(_TREC, 20, own_validation=False),
+        6,
+        300,
+        3,
+        first_rate=1,
+        searched=_TEXT_SEARCH,
     ),
     "cifar10-to-fashion-mnist": Transfer(_RESNET, _pictures("fashion-mnist", 1000), 10, 600, 4),
     "minilm-to-sst2": Transfer(
-        Bert(start=_MINILM, max_length=32), _texts(_SST2, 32, own_validation=True), 2, 300, 3, first_rate=1
+        Bert(start=_MINILM, max_length=32),
+        _texts(_SST2, 32, own_validation=True),
+        2,
+        300,
+        3,
+        first_rate=1,
+        searched=_TEXT_SEARCH,
     ),
 }
 

@@ -10,11 +10,13 @@ with the new classifier trained alone (Kumar et al., arXiv 2202.10054): one rate
 ``sparse`` is the published pattern (arXiv 2310.17752: biases of the last half of the blocks, weights of the first
 convolution of each; of a six-layer encoder biases of the last three blocks, attention and first linear weights of the
 last two). ``last-k`` trains as many whole layers from the end as fit into the memory that the compiler predicts for
-``sparse``: intermediate tensors and state, as `tierwise train compile --memory` counts them.
+``sparse``: intermediate tensors and state, as `tierwise train compile --memory` counts them. ``searched`` is what
+`tierwise.training.search` finds within the same memory, by short trainings on items of train and validation.
 
 A seed draws the items, their order and the new classifier. The rate of a method is found with seed 0 by climbing on a
-grid of factors of about 3, on the validation split; the test split is only reported. Each cell (transfer, method,
-seed, rate) is one file in OUT; what is there is not done again. ``--save`` writes all that is there to docs/results/.
+grid of factors of about 3, on the validation split; the test split is answered by the chosen rate only. Each cell
+(transfer, method, seed, rate) is one file in OUT; what is there is not done again. ``--save`` writes all that is there
+to docs/results/.
 """
 
 from __future__ import annotations
@@ -25,8 +27,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec.structs import replace
 from training_items import TRANSFERS, Part, Transfer, read_once
+from training_searched import search
+from training_transfers_summary import METHODS, Cell, figures, rows
 
 from tierwise._seeds import stream
 from tierwise.artifact import Optimiser, Trained
@@ -43,25 +47,16 @@ from tierwise.tasks import ResNet, Subject, build_subject
 from tierwise.tasks._residual_start import load_cifar_weights
 from tierwise.tasks._source import Source
 from tierwise.training import Feed, Scheme
-from tierwise.training.compiler import (
-    Model,
-    capture_step,
-    divide,
-    read_model,
-    resolve,
-    simplify,
-)
-from tierwise.training.compiler._compile import _prefix_again
-from tierwise.training.compiler._parts import plan_parts
+from tierwise.training.compiler import Model, predict_step, read_model, resolve
 from tierwise.training.compiler._reference import mute
+from tierwise.training.search import Budget
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
-METHODS = ("full", "sparse", "last-k", "bias", "head")
+FIXED = {"full": Scheme(whole="all"), "bias": Scheme(biases="all", whole=1), "head": Scheme(whole=1)}
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 BATCH = 16
+ADAM = Optimiser(kind="adam")
 HEAD_EPOCHS, HEAD_RATE = 3, 1e-2
-Cell = dict[str, Any]
-_T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}
 
 
 def sparse_scheme(subject: Subject, model: Model) -> Scheme:
@@ -91,48 +86,55 @@ def begun(transfer: Transfer, data: Mapping[str, Part], out: Path, seed: int) ->
     return read_model(net.eval(), dict(zip(data["train"].inputs, inputs, strict=True)))
 
 
-def predicted_bytes(model: Model, scheme: Scheme, batch: Any) -> int:
-    """What ``tierwise train compile --memory`` bounds: peak beyond the frozen weights, and the state."""
-    how = Optimiser(kind="adam")
-    trained = resolve(scheme, model)
-    joint = capture_step(model, trained, how, *batch)
-    simplify(joint.graph)
-    prefix, step = divide(joint)
-    parts = plan_parts(step, prefix, BATCH, partial(_prefix_again, model, trained, how, batch))
-    peaks = [0 if plan is None else plan.timeline.peak_bytes for plan in (parts.step_plan, parts.prefix_plan)]
-    state = sum(4 * math.prod(one.shape) * (1 + how.slots) for one in trained)
-    return max(peaks) + parts.border_bytes + state
+class Schemes:
+    """Every method's scheme and the memory predicted for it; what was predicted stays in ``cells``."""
 
+    def __init__(self, transfer: Transfer, data: Mapping[str, Part], out: Path, cells: Path) -> None:
+        self._path = cells / "schemes.json"
+        self._kept: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self._model = begun(transfer, data, out, 0)
+        self._subject, self._batch = transfer.subject, data["train"].take(np.arange(BATCH))
 
-def schemes(transfer: Transfer, data: Mapping[str, Part], out: Path, cells: Path) -> dict[str, tuple[Scheme, int]]:
-    """Every method's scheme and the memory predicted for it."""
-    path = cells / "schemes.json"
-    if not path.exists():
-        model = begun(transfer, data, out, 0)
-        batch = data["train"].take(np.arange(BATCH))
-        made = {
-            "full": Scheme(whole="all"),
-            "sparse": sparse_scheme(transfer.subject, model),
-            "bias": Scheme(biases="all", whole=1),
-            "head": Scheme(whole=1),
-        }
-        sizes = {name: predicted_bytes(model, scheme, batch) for name, scheme in made.items()}
-        low, high = 1, sum(layer.computes for layer in model.layers)
-        while low < high:  # the most layers that fit: more layers need more
+    def of(self, method: str) -> Scheme:
+        """The scheme of any method but ``searched``, which must have been put there."""
+        if method not in self._kept:
+            if method == "last-k":
+                self._most_layers()
+            else:
+                self.put(method, FIXED.get(method) or sparse_scheme(self._subject, self._model))
+        return msgspec.convert(self._kept[method][0], Scheme)
+
+    def put(self, method: str, scheme: Scheme) -> int:
+        """Predict and keep a scheme; its bytes."""
+        if method not in self._kept:
+            predicted = predict_step(self._model, resolve(scheme, self._model), ADAM, self._batch)
+            self._kept[method] = [msgspec.to_builtins(scheme), predicted.bytes]
+            write(self._path, json.dumps(self._kept, indent=1))
+        return int(self._kept[method][1])
+
+    def _most_layers(self) -> None:
+        """The most whole last layers that fit into the memory of ``sparse``: more layers need more."""
+        self.of("sparse")
+        budget, rising = self._kept["sparse"][1], range(1, 1 + sum(layer.computes for layer in self._model.layers))
+        low, high = 1, max(k for k in rising if self._state_bytes(k) <= budget)
+        while low < high:
             middle = (low + high + 1) // 2
-            fits = predicted_bytes(model, Scheme(whole=middle), batch) <= sizes["sparse"]
+            fits = self.put(f"last-{middle}", Scheme(whole=middle)) <= budget
             low, high = (middle, high) if fits else (low, middle - 1)
-        made["last-k"] = Scheme(whole=low)
-        sizes["last-k"] = predicted_bytes(model, made["last-k"], batch)
-        write(path, json.dumps({name: [msgspec.to_builtins(made[name]), sizes[name]] for name in METHODS}, indent=1))
-    read = json.loads(path.read_text(encoding="utf-8"))
-    return {name: (msgspec.convert(scheme, Scheme), size) for name, (scheme, size) in read.items()}
+        self.put(f"last-{low}", Scheme(whole=low))
+        self._kept["last-k"] = self._kept[f"last-{low}"]
+        write(self._path, json.dumps(self._kept, indent=1))
+
+    def _state_bytes(self, last: int) -> int:
+        trained = resolve(Scheme(whole=last), self._model)
+        return sum(4 * math.prod(one.shape) * (1 + ADAM.slots) for one in trained)
 
 
 def train(model: Model, trained: tuple[Trained, ...], part: Part, epochs: int, rate: float, seed: int) -> float:
     """Put the trained tensors into ``model``; the loss of the last twenty steps."""
     leaves = {one.name: model.tensors[one.name].detach().clone().requires_grad_() for one in trained}
     tensors = {**{name: tensor.detach() for name, tensor in model.tensors.items()}, **leaves}
+    shares = {one.name: _share(leaves[one.name], one) for one in trained if one.channels}
     update = torch.optim.Adam(list(leaves.values()))
     feed, steps, losses = Feed(len(part), BATCH, seed), epochs * len(part) // BATCH, []
     for i in range(steps):
@@ -141,10 +143,19 @@ def train(model: Model, trained: tuple[Trained, ...], part: Part, epochs: int, r
         loss = torch.nn.functional.cross_entropy(model(inputs, tensors), labels)
         update.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        for name, kept in shares.items():
+            leaves[name].grad *= kept
         update.step()
         losses.append(float(loss.detach()))
     model.tensors.update({name: leaf.detach() for name, leaf in leaves.items()})
     return statistics.mean(losses[-20:])
+
+
+def _share(weights: torch.Tensor, one: Trained) -> torch.Tensor:
+    """One where weights are trained, zero elsewhere: Adam leaves those as they are whose gradient was always zero."""
+    share = torch.zeros_like(weights)
+    share[:, list(one.channels)] = 1
+    return share.detach()
 
 
 def with_head(model: Model, part: Part, seed: int, path: Path) -> None:
@@ -171,23 +182,26 @@ def right(model: Model, part: Part) -> npt.NDArray[np.bool_]:
     return np.concatenate(found)
 
 
-def run_cell(transfer: Transfer, data: Mapping[str, Part], scheme: Scheme, rate: float, seed: int, out: Path) -> Cell:
-    """Train once, answer both splits."""
+def drawn(transfer: Transfer, data: Mapping[str, Part], seed: int) -> Part:
+    """The items that a seed learns from."""
+    places = stream(seed, "drawn").permutation(len(data["train"]))[: transfer.items]
+    return Part({name: a[places] for name, a in data["train"].inputs.items()}, data["train"].labels[places])
+
+
+def learnt(
+    transfer: Transfer, data: Mapping[str, Part], scheme: Scheme, rate: float, seed: int, out: Path
+) -> tuple[Model, Cell]:
+    """Train once, answer the validation split."""
     begun_s = time.process_time()
-    model = begun(transfer, data, out, seed)
-    drawn = stream(seed, "drawn").permutation(len(data["train"]))[: transfer.items]
-    part = Part({name: a[drawn] for name, a in data["train"].inputs.items()}, data["train"].labels[drawn])
+    model, part = begun(transfer, data, out, seed), drawn(transfer, data, seed)
     trained = resolve(scheme, model)
     silent = mute(model, trained, part.take(np.arange(4)))
     trained = tuple(one for one in trained if one.name not in silent)
     with_head(model, part, seed, out / "heads" / f"{transfer.classes}-{seed}.npz")
     loss = train(model, trained, part, transfer.epochs, rate, seed)
-    hits = right(model, data["test"])
-    return {
+    return model, {
         "loss": loss,
         "validation": float(right(model, data["validation"]).mean()),
-        "test": float(hits.mean()),
-        "right": base64.b64encode(np.packbits(hits)).decode(),
         "trained_values": sum(math.prod(one.shape) for one in trained),
         "cpu_s": time.process_time() - begun_s,
     }
@@ -207,32 +221,93 @@ def climb(validation: Callable[[int], float], place: int, rates: int) -> int:
             return place
 
 
-def todo(name: str, out: Path, seeds: int) -> None:
-    """All cells of a transfer that are not there; seed 0 and the choice of rates first."""
-    transfer, cells = TRANSFERS[name], out / "cells" / name
-    cells.mkdir(parents=True, exist_ok=True)
-    data = read_once(out / "read" / f"{name}.npz", transfer.read, out)
-    plans = schemes(transfer, data, out, cells)
+class Cells:
+    """The trainings of one transfer, each done once; the test split is answered by chosen rates only."""
 
-    def cell(method: str, seed: int, place: int) -> Cell:
-        path = cells / f"{method}_seed{seed}_rate{RATES[place]:g}.json"
+    def __init__(self, name: str, out: Path) -> None:
+        self.transfer, self._name, self._out, self.folder = TRANSFERS[name], name, out, out / "cells" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data = read_once(out / "read" / f"{name}.npz", self.transfer.read, out)
+        self.schemes = Schemes(self.transfer, self.data, out, self.folder)
+        self._models: dict[str, tuple[Path, Model]] = {}
+
+    def begun(self) -> tuple[Model, Part]:
+        """Model and items of seed 0, with the classifier that all methods begin with."""
+        model, part = begun(self.transfer, self.data, self._out, 0), drawn(self.transfer, self.data, 0)
+        with_head(model, part, 0, self._out / "heads" / f"{self.transfer.classes}-0.npz")
+        return model, part
+
+    def search(self) -> None:
+        """Find the scheme ``searched``, once, under the bytes of ``sparse`` and at its rate."""
+        path = self.folder / "searched.json"
+        if path.exists():
+            return
+        place = self.chosen_rate("sparse")
+        budget = Budget(bytes=self.schemes.put("sparse", self.schemes.of("sparse")))
+        model, part = self.begun()
+        held, how = self.data["validation"], replace(ADAM, rate=RATES[place])
+        scheme, report = search(model, part, held, budget, how, self.transfer.searched, self.folder / "search")
+        self.schemes.put("searched", scheme)
+        write(path, json.dumps(report, indent=1))
+
+    def chosen_rate(self, method: str) -> int:
+        """Place of the rate that is best on validation with seed 0."""
+        path = self.folder / "rates.json"
+        kept: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        if method not in kept:
+            start = self.transfer.first_rate + (method in ("bias", "head"))
+            place = climb(lambda at: self.validation(method, 0, at), start, len(RATES))
+            write(path, json.dumps({**kept, method: RATES[place]}))
+            return place
+        return RATES.index(kept[method])
+
+    def validation(self, method: str, seed: int, place: int) -> float:
+        """Accuracy of one training."""
+        path = self._path(method, seed, place)
         if not path.exists():
-            scheme, predicted = plans[method]
-            found = run_cell(transfer, data, scheme, RATES[place], seed, out)
-            about = {"transfer": name, "method": method, "seed": seed, "rate": RATES[place]}
-            write(path, json.dumps({**about, "predicted_bytes": predicted, **found}, indent=1))
-            print(
-                f"{name} {method} seed {seed} rate {RATES[place]:g}: validation {found['validation']:.4f}", flush=True
-            )
-        read: Cell = json.loads(path.read_text(encoding="utf-8"))
-        return read
+            scheme = self.schemes.of(method)
+            model, found = learnt(self.transfer, self.data, scheme, RATES[place], seed, self._out)
+            before = self._models.get(method)
+            if before is None or _validation(before[0]) < found["validation"]:
+                self._models[method] = path, model
+            about = {"transfer": self._name, "method": method, "seed": seed, "rate": RATES[place]}
+            write(path, json.dumps({**about, **found}, indent=1))
+            print(f"{self._name} {method} seed {seed} rate {RATES[place]:g}: {found['validation']:.4f}", flush=True)
+        return _validation(path)
 
-    starts = {m: transfer.first_rate + (m in ("bias", "head")) for m in METHODS}
-    chosen = {m: climb(lambda place, m=m: cell(m, 0, place)["validation"], starts[m], len(RATES)) for m in METHODS}  # type: ignore[misc]
-    write(cells / "rates.json", json.dumps({m: RATES[place] for m, place in chosen.items()}))
-    for seed in range(1, seeds):
-        for method in METHODS:
-            cell(method, seed, chosen[method])
+    def test(self, method: str, seed: int) -> None:
+        """Answer the test split after training at the chosen rate."""
+        place = self.chosen_rate(method)
+        path = self._path(method, seed, place)
+        self.validation(method, seed, place)
+        cell: Cell = json.loads(path.read_text(encoding="utf-8"))
+        if "right" not in cell:
+            known, model = self._models.pop(method, (None, None))
+            if known != path or model is None:  # trained before this process began
+                model, _ = learnt(self.transfer, self.data, self.schemes.of(method), RATES[place], seed, self._out)
+            hits = right(model, self.data["test"])
+            cell |= {"test": float(hits.mean()), "right": base64.b64encode(np.packbits(hits)).decode()}
+            write(path, json.dumps(cell, indent=1))
+        self._models.pop(method, None)
+
+    def _path(self, method: str, seed: int, place: int) -> Path:
+        return self.folder / f"{method}_seed{seed}_rate{RATES[place]:g}.json"
+
+
+def _validation(path: Path) -> float:
+    return float(json.loads(path.read_text(encoding="utf-8"))["validation"])
+
+
+def todo(name: str, out: Path, seeds: int, methods: Sequence[str]) -> None:
+    """All cells of a transfer that are not there, seed by seed."""
+    cells = Cells(name, out)
+    if "searched" in methods:
+        cells.search()
+    for method in methods:
+        cells.schemes.of(method)
+    for seed in range(seeds):
+        for method in methods:
+            cells.test(method, seed)
 
 
 def write(path: Path, content: str) -> None:
@@ -242,71 +317,35 @@ def write(path: Path, content: str) -> None:
     stage.replace(path)
 
 
-def paired(mine: list[Cell], other: list[Cell], items: int) -> Cell:
-    """Difference of test accuracies in points: over seeds (Student's t), and over items (means over seeds; normal)."""
-    gaps = [100 * (a["test"] - b["test"]) for a, b in zip(mine, other, strict=True)]
-    half = _T95[len(gaps)] * statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
-    bits = [
-        [np.unpackbits(np.frombuffer(base64.b64decode(c["right"]), np.uint8))[:items] for c in cs]
-        for cs in (mine, other)
-    ]
-    each = 100 * (np.mean(bits[0], axis=0) - np.mean(bits[1], axis=0))
-    by_items = 1.96 * float(each.std(ddof=1)) / math.sqrt(items)
-    mean = statistics.mean(gaps)
-    return {"points": mean, "over_seeds": [mean - half, mean + half], "over_items": [mean - by_items, mean + by_items]}
-
-
 def summaries(out: Path) -> Iterator[Cell]:
-    """One for each transfer of which all methods have the same seeds."""
+    """One for each transfer of which ``full``, ``sparse`` and ``last-k`` have two seeds at least."""
     for name in TRANSFERS:
         folder = out / "cells" / name
         if not (folder / "rates.json").exists():
             continue
-        rates = json.loads((folder / "rates.json").read_text())
-        every = _cells(folder)
-        kept = {m: {c["seed"]: c for c in every if c["method"] == m and c["rate"] == rates[m]} for m in METHODS}
-        seeds = sorted(set.intersection(*(set(found) for found in kept.values())))
-        cells = {m: [kept[m][seed] for seed in seeds] for m in METHODS}
-        items = len(read_once(out / "read" / f"{name}.npz", TRANSFERS[name].read, out)["test"])
-        yield {
+        searched = folder / "searched.json"
+        asked = {
             "transfer": name,
-            "seeds": seeds,
-            "test_items": items,
+            "test_items": len(read_once(out / "read" / f"{name}.npz", TRANSFERS[name].read, out)["test"]),
+            "rates": json.loads((folder / "rates.json").read_text()),
             "schemes": json.loads((folder / "schemes.json").read_text()),
-            "methods": {
-                m: {
-                    "rate": rates[m],
-                    "test": statistics.mean(c["test"] for c in found),
-                    "test_of_seeds": [c["test"] for c in found],
-                    "predicted_bytes": found[0]["predicted_bytes"],
-                    "trained_values": found[0]["trained_values"],
-                    "cpu_s": statistics.median(c["cpu_s"] for c in found),
-                }
-                for m, found in cells.items()
-            },
-            "sparse_minus": {m: paired(cells["sparse"], cells[m], items) for m in METHODS if m != "sparse"},
-            "cells": every,
+            "search": json.loads(searched.read_text()) if searched.exists() else None,
         }
+        every = _cells(folder, asked["rates"])
+        found = figures(asked, every)
+        if len(found["seeds"]) > 1:
+            yield {**asked, **found, "cells": every}
 
 
-def _cells(folder: Path) -> list[Cell]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*_seed*.json"))]
-
-
-def show(found: Cell) -> None:
-    """A table of one transfer."""
-    print(f"\n{found['transfer']}: {len(found['seeds'])} seeds, {found['test_items']} test items")
-    for method, row in found["methods"].items():
-        told = f"  {method:<8}{100 * row['test']:6.2f} %  {row['predicted_bytes'] / 1e6:7.2f} MB  rate {row['rate']:g}"
-        gap = found["sparse_minus"].get(method)
-        if gap is not None:
-            told += f"  sparse {gap['points']:+.2f} points, over seeds {_range(gap['over_seeds'])}"
-            told += f", over items {_range(gap['over_items'])}"
-        print(told)
-
-
-def _range(ends: list[float]) -> str:
-    return f"[{ends[0]:+.2f}, {ends[1]:+.2f}]"
+def _cells(folder: Path, rates: Mapping[str, float]) -> list[Cell]:
+    """All there are; what others than the chosen rate answered of the test split, once, is left out."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*_seed*.json"))]
+    for cell in found:
+        cell.pop("predicted_bytes", None)
+        if cell["rate"] != rates.get(cell["method"]):
+            cell.pop("test", None)
+            cell.pop("right", None)
+    return found
 
 
 def main() -> None:
@@ -315,6 +354,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="", help="transfers that begin so")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -322,14 +362,14 @@ def main() -> None:
     if not asked.save:
         for name in TRANSFERS:
             if name.startswith(asked.only):
-                todo(name, asked.out, asked.seeds)
+                todo(name, asked.out, asked.seeds, asked.methods)
     found = list(summaries(asked.out))
     for one in found:
-        show(one)
+        print(f"\n{one['transfer']}: seeds {one['seeds']}, {one['test_items']} test items", *rows(one), sep="\n")
     if asked.save:
         environment = msgspec.to_builtins(read_environment())
         done = {one["transfer"] for one in found}
-        begun_cells = {name: _cells(asked.out / "cells" / name) for name in TRANSFERS if name not in done}
+        begun_cells = {name: _cells(asked.out / "cells" / name, {}) for name in TRANSFERS if name not in done}
         content = {"environment": environment, "transfers": found, "unfinished": begun_cells}
         write(RESULTS / "training-transfers.json", json.dumps(content) + "\n")
 

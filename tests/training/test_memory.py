@@ -32,6 +32,7 @@ from tierwise.training.compiler import (
     timeline_of,
 )
 from tierwise.training.compiler._rules import rules
+from tierwise.training.compiler._timeline import Run, Tensors
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -87,6 +88,31 @@ def test_a_timeline_is_counted_by_hand() -> None:
     assert [(h.name, h.first, h.last) for h in line.held] == [("a", 0, 3), ("c", 2, 3), ("d", 3, 4)]
     assert line.peak_bytes == 2000
     assert [h.name for h in line.at_peak(1)] == ["a"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_node_would_add_is_the_same_however_often_it_was_asked(seed: int) -> None:
+    """Asked after every node, what was kept from before is what a run that was never asked says."""
+    rng = np.random.default_rng(seed)
+    names, nodes = ["x", "p", "q"], []
+    for i in range(14):
+        kind = str(rng.choice(["Reshape", "Where", "Exp", "Sub"]))
+        count = {"Reshape": 2, "Where": 3, "Exp": 1, "Sub": 2}[kind]
+        nodes.append(make_node(kind, [str(rng.choice(names)) for _ in range(count)], [f"t{i}"], f"node {i}"))
+        names.append(f"t{i}")
+    sizes = {f"t{i}": int(rng.integers(1, 9)) for i in range(14)}
+    graph = model_of(nodes, ["x", "p", "q"], ["t13"], sizes).graph
+    asked = Run(Tensors(graph))
+    for done in range(len(nodes)):
+        fresh = Run(Tensors(graph))
+        for i in range(done):
+            _, ended = fresh.run(i)
+            fresh.free([name for name in ended if name])
+        later = range(done, len(nodes))
+        ready = [i for i in later if {*nodes[i].input} & {f"t{j}" for j in later} == set()]
+        assert [asked.change(i) for i in ready] == [fresh.change(i) for i in ready]
+        _, ended = asked.run(done)
+        asked.free([name for name in ended if name])
 
 
 def test_a_gradient_is_consumed_before_the_next_one_is_made() -> None:

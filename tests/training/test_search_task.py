@@ -44,6 +44,11 @@ def test_search_of_a_task_ends_in_a_scheme_that_compiles(task: Task, tmp_path: P
     best = found.outcome.exact
     assert best.captured_bytes <= budget.bytes
     assert found.outcome.gap >= 0
+    # The best of each depth was trained; the one of the most gain is among them.
+    assert all(one.found.captured_bytes <= budget.bytes for one in found.tried)
+    assert len({one.found.scheme.biases for one in found.tried}) == len(found.tried) >= 2
+    assert max(one.found.gain for one in found.tried) == pytest.approx(best.gain)
+    assert found.best.accuracy == max(one.accuracy for one in found.tried)
     write_scheme(tmp_path / "s.toml", best.scheme)
     made = compile_task(task, read_scheme(str(tmp_path / "s.toml")), HOW, 2, tmp_path / "a", most_bytes=budget.bytes)
     assert len(training_step_of(made).trained) >= 2

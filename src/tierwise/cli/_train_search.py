@@ -86,7 +86,7 @@ def command(
     )
     notes = _notes(found, seconds is not None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_scheme(out, found.outcome.exact.scheme, (f"Searched for {task}, batch {batch}, within {memory}.", *notes))
+    write_scheme(out, found.best.found.scheme, (f"Searched for {task}, batch {batch}, within {memory}.", *notes))
     click.echo("\n".join(notes))
     click.echo(f"Scheme: {out.resolve()}")
 
@@ -101,14 +101,15 @@ def _pictures(task: Task, folder: Path) -> Split:
 def _notes(found: TaskSearch, timed: bool) -> tuple[str, ...]:
     from tierwise._units import format_bytes, format_frac, format_seconds
 
-    best, outcome, first = found.outcome.exact, found.outcome, found.contributions.depths[0]
+    best, outcome, first = found.best.found, found.outcome, found.contributions.depths[0]
     layers = ", ".join(f"{name} x {ratio:g}" for name, ratio in best.scheme.weights.items()) or "none"
     time = f", {format_seconds(best.cpu_s)} of CPU time as fitted" if timed else ""
     biases = f"Biases of the last {best.scheme.biases} layers; weights: {layers}."
     alone = "The classifier alone: nothing else made it better. Probe with what is to be learnt, by --folder."
     return (
-        biases if best.gain > 0 else alone,
+        biases if best.scheme.weights or best.scheme.biases != 1 else alone,
         f"Takes {format_bytes(best.captured_bytes)} as captured, {format_bytes(best.table_bytes)} by the table{time}.",
+        f"Trained: {format_frac(found.best.accuracy)}, the best of {len(found.tried)} tried, one for each depth.",
         f"Gain over the classifier alone ({format_frac(first)}): {format_frac(best.gain)}, were gains to add up.",
-        f"Evolutionary search: {format_frac(outcome.evolved.gain)}, {100 * outcome.gap:.2f} points less.",
+        f"Most gain in the table: {format_frac(outcome.exact.gain)}; by evolution {100 * outcome.gap:.2f} points less.",
     )

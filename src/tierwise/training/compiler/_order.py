@@ -25,7 +25,8 @@ def order_for_memory(model: onnx.ModelProto) -> Timeline:
     """
     orders = [list(range(len(model.graph.node))), _shrinking_first(model), _greedy(model), _useful_first(model)]
     orders += [_late(model, order) for order in orders]
-    legal = [order for order in orders if _legal(model, order)]
+    before = _before(model.graph)
+    legal = [order for order in orders if _legal(before, order)]
     best = min(legal, key=lambda order: timeline_of(model, order).peak_bytes)
     nodes = [model.graph.node[i] for i in best]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -37,7 +38,7 @@ def order_for_memory(model: onnx.ModelProto) -> Timeline:
 def _late(model: onnx.ModelProto, order: Sequence[int]) -> list[int]:
     """``order``, but what makes more than ends with it stands right before the first that must come behind."""
     tensors = Tensors(model.graph)
-    run, place = Run(model.graph, tensors), {i: float(at) for at, i in enumerate(order)}
+    run, place = Run(tensors), {i: float(at) for at, i in enumerate(order)}
     grows = set()
     for i in order:
         if run.change(i)[1] > 0:
@@ -52,20 +53,20 @@ def _late(model: onnx.ModelProto, order: Sequence[int]) -> list[int]:
     return sorted(order, key=place.__getitem__)
 
 
-def _legal(model: onnx.ModelProto, order: Sequence[int]) -> bool:
+def _legal(before: Sequence[set[int]], order: Sequence[int]) -> bool:
     done: set[int] = set()
-    before = _before(model.graph)
     for i in order:
         if not before[i] <= done:
             return False
         done.add(i)
-    return len(done) == len(model.graph.node)
+    return len(done) == len(before)
 
 
 def _before(graph: onnx.GraphProto) -> list[set[int]]:
     """For every node those that must have run."""
     maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    before = [{maker[name] for name in reads(node) if name in maker} for node in graph.node]
+    read = [set(reads(node)) for node in graph.node]
+    before = [{maker[name] for name in names if name in maker} for names in read]
     for name in (value.name for value in graph.output):
         old = name.removeprefix(_NEXT)
         writer = maker.get(name)
@@ -73,9 +74,7 @@ def _before(graph: onnx.GraphProto) -> list[set[int]]:
             continue
         if _CHECKED in maker:
             before[writer].add(maker[_CHECKED])
-        for i, node in enumerate(graph.node):
-            if i != writer and old in reads(node):
-                before[writer].add(i)
+        before[writer].update(i for i, names in enumerate(read) if i != writer and old in names)
     return before
 
 
@@ -98,14 +97,14 @@ def _useful_first(model: onnx.ModelProto) -> list[int]:
     """
     tensors, before = Tensors(model.graph), _before(model.graph)
     readers = {name: set(places) for name, places in tensors.readers.items()}
-    nodes, done = model.graph.node, set[int]()
+    done = set[int]()
 
     def key(run: Run, i: int) -> tuple[int, int, int]:
         made, growth = run.change(i)
-        widest = max((tensors.bytes.get(name, 0) for name in reads(nodes[i])), default=0)
+        widest = max((tensors.bytes.get(name, 0) for name in tensors.reads[i]), default=0)
         if growth <= 0 or 4 * made <= widest:
             return (0, growth, i)
-        led = {reader for name in nodes[i].output for reader in readers.get(name, ())}
+        led = {reader for name in tensors.makes[i] for reader in readers.get(name, ())}
         useful = any(before[reader] - {i} <= done for reader in led)
         return (1 if useful else 2, growth, i)
 
@@ -141,7 +140,7 @@ def _when_needed(model: onnx.ModelProto) -> list[int]:
 
 def _listed(model: onnx.ModelProto, key: Callable[[Run, int], Any]) -> Iterator[int]:
     tensors = Tensors(model.graph)
-    run, before = Run(model.graph, tensors), _before(model.graph)
+    run, before = Run(tensors), _before(model.graph)
     behind = _behind(before)
     waiting = [len(earlier) for earlier in before]
     ready = {i for i, count in enumerate(waiting) if count == 0}

@@ -72,9 +72,12 @@ class Tensors:
         self.given = {value.name for value in (*graph.input, *graph.initializer)}
         self.wanted = {value.name for value in graph.output}
         self.bytes = {value.name: _bytes(value) for value in (*graph.value_info, *graph.output)}
+        self.reads = [tuple(dict.fromkeys(reads(node))) for node in graph.node]
+        self.makes = [tuple(name for name in node.output if name) for node in graph.node]
+        self.viewed = [node.input[0] if node.op_type in _VIEWS else "" for node in graph.node]
         self.readers: dict[str, list[int]] = {}
-        for i, node in enumerate(graph.node):
-            for name in set(reads(node)):
+        for i, names in enumerate(self.reads):
+            for name in names:
                 self.readers.setdefault(name, []).append(i)
 
 
@@ -82,35 +85,38 @@ class Tensors:
 class Run:
     """The buffers while nodes run one after another."""
 
-    def __init__(self, graph: onnx.GraphProto, tensors: Tensors) -> None:
-        self._nodes, self._tensors = graph.node, tensors
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
         self.left = {name: len(readers) for name, readers in tensors.readers.items()}
         self._buffer: dict[str, str] = {}
+        self._inside: dict[str, list[str]] = {}
+        self._changes: dict[int, tuple[int, int]] = {}  # what was asked and has not altered since
         self.users: dict[str, int] = {}
         self.sizes: dict[str, int] = {"": 0}  # what is shared with the caller has no size here
         self.live = 0
 
     def change(self, i: int) -> tuple[int, int]:
         """Bytes that node ``i`` adds while it runs, and what is left of them behind it (less what ends with it)."""
-        node, made = self._nodes[i], 0
-        taken = self._taken(i)
-        for name in node.output:
-            if name and name not in taken and name not in self._tensors.wanted:
-                made += self._tensors.bytes.get(name, 0)
+        known = self._changes.get(i)
+        if known is None:
+            known = self._changes[i] = self._change(i)
+        return known
+
+    def _change(self, i: int) -> tuple[int, int]:
+        tensors, taken, made, unread = self._tensors, self._taken(i), 0, 0
+        for name in tensors.makes[i]:
+            if name not in taken and name not in tensors.wanted:
+                made += tensors.bytes.get(name, 0)
+                unread += 0 if self.left.get(name) else tensors.bytes.get(name, 0)
         ended = sum(self.sizes[buffer] for buffer in self._ending(i) if buffer not in taken.values())
-        unread = sum(
-            self._tensors.bytes.get(name, 0)
-            for name in node.output
-            if name and name not in taken and name not in self._tensors.wanted and not self.left.get(name)
-        )
         return made, made - ended - unread
 
     def run(self, i: int) -> tuple[list[str], list[str]]:
         """Run node ``i``; the buffers that it made and those that end with it."""
-        node, taken, ending = self._nodes[i], self._taken(i), self._ending(i)
-        made = []
-        for name in node.output:
-            if not name or name in self._tensors.wanted:
+        taken, ending = self._taken(i), self._ending(i)
+        made, touched = [], set[str]()
+        for name in self._tensors.makes[i]:
+            if name in self._tensors.wanted:
                 continue
             buffer = taken.get(name, name)
             if buffer == name:
@@ -118,11 +124,18 @@ class Run:
                 self.sizes[name] = self._tensors.bytes.get(name, 0)
                 self.live += self.sizes[name]
             self._buffer[name] = buffer
+            self._inside.setdefault(buffer, []).append(name)
             self.users[buffer] = self.users.get(buffer, 0) + self.left.get(name, 0)
-        for name in set(reads(node)):
+            touched.add(buffer)
+        for name in self._tensors.reads[i]:
             self.left[name] -= 1
             if name in self._buffer:
                 self.users[self._buffer[name]] -= 1
+                touched.add(self._buffer[name])
+        for buffer in touched:  # the change of a node follows from the buffers that it reads
+            for name in self._inside[buffer]:
+                for reader in self._tensors.readers.get(name, ()):
+                    self._changes.pop(reader, None)
         ended = [buffer for buffer in (*ending, *made) if self.users.get(buffer) == 0]
         return made, ended
 
@@ -133,22 +146,19 @@ class Run:
 
     def _ending(self, i: int) -> list[str]:
         ending: dict[str, int] = {}
-        for name in set(reads(self._nodes[i])):
+        for name in self._tensors.reads[i]:
             if name in self._buffer:
                 ending[self._buffer[name]] = ending.get(self._buffer[name], 0) + 1
         return [buffer for buffer, count in ending.items() if self.users[buffer] == count]
 
     def _taken(self, i: int) -> dict[str, str]:
         """Outputs that lie in a buffer that is there already."""
-        node = self._nodes[i]
-        if not node.output or node.output[0] in self._tensors.wanted:
+        made, viewed = self._tensors.makes[i], self._tensors.viewed[i]
+        if not viewed or not made or made[0] in self._tensors.wanted:
             return {}
-        out = node.output[0]
-        if node.op_type in _VIEWS and node.input[0] in self._buffer:
-            return {out: self._buffer[node.input[0]]}
-        if node.op_type in _VIEWS and node.input[0] in self._tensors.given:
-            return {out: ""}
-        return {}
+        if viewed in self._buffer:
+            return {made[0]: self._buffer[viewed]}
+        return {made[0]: ""} if viewed in self._tensors.given else {}
 
 
 def timeline_of(model: onnx.ModelProto, order: Sequence[int] | None = None) -> Timeline:
@@ -162,7 +172,7 @@ def timeline_of(model: onnx.ModelProto, order: Sequence[int] | None = None) -> T
         order: Positions of the nodes; None: as they stand.
     """
     tensors = Tensors(model.graph)
-    run = Run(model.graph, tensors)
+    run = Run(tensors)
     moments, first, held = [], dict[str, int](), []
     chosen = range(len(model.graph.node)) if order is None else order
     for at, i in enumerate(chosen):

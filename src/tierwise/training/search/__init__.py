@@ -13,6 +13,7 @@ from tierwise.training.search._contribution import (
 from tierwise.training.search._cost import Clock, Costs, calibrate, measure_costs, measured_cpu_s
 from tierwise.training.search._evolution import Evolution, search_evolving
 from tierwise.training.search._exact import search_exactly
+from tierwise.training.search._finalists import Tried, best_tried, try_finalists
 from tierwise.training.search._search import Found, Outcome, search_scheme, write_scheme
 from tierwise.training.search._table import Budget, Choice, Depth, Slice, Table
 from tierwise.training.search._task import TaskSearch, search_task
@@ -35,6 +36,8 @@ __all__ = [
     "Table",
     "TaskSearch",
     "Trials",
+    "Tried",
+    "best_tried",
     "calibrate",
     "candidates",
     "measure_contributions",
@@ -46,5 +49,6 @@ __all__ = [
     "search_scheme",
     "search_task",
     "trained_accuracy",
+    "try_finalists",
     "write_scheme",
 ]

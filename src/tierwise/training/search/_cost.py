@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import final
 
@@ -21,7 +21,7 @@ from tierwise.training._session import TrainingSession
 from tierwise.training.compiler import Lesson, Model, Prediction, compile_training, predict_step, resolve
 from tierwise.training.search._candidates import Candidates
 from tierwise.training.search._entries import Entries, model_digest
-from tierwise.training.search._table import Choice, Depth, Slice, Table
+from tierwise.training.search._table import Budget, Choice, Depth, Slice, Table
 
 __all__ = ["Clock", "Costs", "calibrate", "measure_costs", "measured_cpu_s"]
 
@@ -39,13 +39,27 @@ class Costs:
 
     Attributes:
         depths: By `Candidates.depths`: biases and the classifier.
-        slices: By `Candidates.slices`: the slice beside the biases of the least depth that reaches it.
+        slices: By `Candidates.slices`: the slice beside the biases of the least depth that reaches it. Only the
+            largest of a layer is captured.
         predict: Captures the step of any scheme, or takes what was captured from the cache.
     """
 
     depths: tuple[Prediction, ...]
     slices: tuple[Prediction, ...]
     predict: Callable[[Scheme], Prediction]
+
+    def within(self, chosen: Candidates, budget: Budget) -> tuple[Candidates, Costs]:
+        """What may be in a scheme of so many bytes, one depth at least: to train anything else is for nothing."""
+        depths = [i for i, cost in enumerate(self.depths) if cost.bytes <= budget.bytes]
+        depths = depths or [min(range(len(self.depths)), key=lambda i: self.depths[i].bytes)]
+        deepest = chosen.depths[depths[-1]]
+        slices = [
+            i
+            for i, ((_, _, biases), cost) in enumerate(zip(chosen.slices, self.slices, strict=True))
+            if biases <= deepest and cost.bytes <= budget.bytes
+        ]
+        left = Candidates(tuple(chosen.depths[i] for i in depths), tuple(chosen.slices[i] for i in slices))
+        return left, Costs(tuple(self.depths[i] for i in depths), tuple(self.slices[i] for i in slices), self.predict)
 
     def table(self, chosen: Candidates, depth_gains: Sequence[float], slice_gains: Sequence[float]) -> Table:
         """Costs and gains together; CPU times are still zero. A slice that makes the peak smaller counts as free."""
@@ -78,7 +92,9 @@ class Costs:
 def measure_costs(
     model: Model, chosen: Candidates, optimiser: Optimiser, batch: Batch, cache: Path, progress: Progress
 ) -> Costs:
-    """Capture one step for each depth and each slice; those in ``cache`` are not captured again.
+    """Capture one step for each depth and for the largest slice of each layer; smaller ones lie between these two.
+
+    What is in ``cache`` is not captured again.
 
     Args:
         model: The model.
@@ -100,7 +116,10 @@ def measure_costs(
             entries.put(asked, known)
         return known
 
-    with progress.step("capturing steps for their cost", len(chosen.depths) + len(chosen.slices)) as advance:
+    largest: dict[str, float] = {}
+    for layer, ratio, _ in chosen.slices:
+        largest[layer] = max(ratio, largest.get(layer, 0.0))
+    with progress.step("capturing steps for their cost", len(chosen.depths) + len(largest)) as advance:
 
         def counted(scheme: Scheme) -> Prediction:
             cost = predict(scheme)
@@ -108,8 +127,22 @@ def measure_costs(
             return cost
 
         depths = tuple(counted(chosen.bias_only(depth)) for depth in chosen.depths)
-        slices = tuple(counted(chosen.with_slice(depth, layer, ratio)) for layer, ratio, depth in chosen.slices)
+        wholes = {
+            layer: counted(chosen.with_slice(depth, layer, ratio))
+            for layer, ratio, depth in chosen.slices
+            if ratio == largest[layer]
+        }
+    slices = tuple(
+        _between(depths[chosen.depths.index(depth)], wholes[layer], ratio / largest[layer])
+        for layer, ratio, depth in chosen.slices
+    )
     return Costs(depths, slices, predict)
+
+
+def _between(bare: Prediction, whole: Prediction, share: float) -> Prediction:
+    """What is kept for a share's gradient, and its state, are in proportion to it."""
+    pairs = zip(astuple(bare), astuple(whole), strict=True)
+    return Prediction(*(round(low + share * (high - low)) for low, high in pairs))
 
 
 def measured_cpu_s(module: torch.nn.Module, lesson: Lesson, optimiser: Optimiser) -> Clock:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tierwise._errors import TierwiseError
 from tierwise.training.search._table import Budget, Choice, Table
 
-__all__ = ["search_exactly"]
+__all__ = ["best_of_depth", "search_exactly"]
 
 _SCALE = 1e4
 """The solver stops at an absolute gap of 1e-6; gains are accuracies, so this makes it one of 1e-10."""
@@ -31,14 +31,19 @@ def search_exactly(table: Table, budget: Budget) -> Choice | None:
     """
     found: list[Choice] = []
     for depth in range(len(table.depths)):
-        best = _best_of(table, depth, budget)
+        best = best_of_depth(table, depth, budget)
         if best is not None:
             found.append(best)
     # Of equal gains the smaller one.
     return max(found, key=lambda choice: (table.gain(choice), -table.bytes(choice)), default=None)
 
 
-def _best_of(table: Table, depth: int, budget: Budget) -> Choice | None:
+def best_of_depth(table: Table, depth: int, budget: Budget) -> Choice | None:
+    """The choice of the largest gain among those of one depth; None where its biases alone are over the budget.
+
+    Raises:
+        TierwiseError: The solver gave up.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     if not table.fits(Choice(depth), budget):

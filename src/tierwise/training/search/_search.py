@@ -18,7 +18,7 @@ from tierwise.training.search._evolution import Evolution, search_evolving
 from tierwise.training.search._exact import search_exactly
 from tierwise.training.search._table import Budget, Choice, Table
 
-__all__ = ["Found", "Outcome", "check_budget", "search_scheme", "write_scheme"]
+__all__ = ["Found", "Outcome", "check_budget", "found_in", "search_scheme", "write_scheme"]
 
 _ROUNDS = 50
 
@@ -94,7 +94,7 @@ def search_scheme(
         chosen, evolved = search_exactly(table, asked), search_evolving(table, asked, how)
         if chosen is None or evolved is None:
             break
-        pair = [_found(table, one, predict) for one in (chosen, evolved)]
+        pair = [found_in(table, one, predict) for one in (chosen, evolved)]
         over = max(one.captured_bytes for one in pair) - budget.bytes
         if over <= 0:
             return Outcome(pair[0], pair[1], withheld)
@@ -103,7 +103,8 @@ def search_scheme(
     raise _too_small(table, budget)
 
 
-def _found(table: Table, choice: Choice, predict: Callable[[Scheme], Prediction]) -> Found:
+def found_in(table: Table, choice: Choice, predict: Callable[[Scheme], Prediction]) -> Found:
+    """A choice, with what the table says of it and what its captured graph does."""
     scheme = table.scheme(choice)
     return Found(scheme, table.gain(choice), table.bytes(choice), predict(scheme).bytes, table.cpu_s(choice))
 

@@ -15,8 +15,9 @@ from tierwise.measure import Progress, Silent
 from tierwise.tasks import Split, Task
 from tierwise.training.compiler import lesson_of, read_model
 from tierwise.training.search._candidates import RATIOS, candidates
-from tierwise.training.search._contribution import Contributions, Probe, measure_contributions, probe_set
+from tierwise.training.search._contribution import Contributions, Probe, Trials, measure_contributions, probe_set
 from tierwise.training.search._cost import calibrate, measure_costs, measured_cpu_s
+from tierwise.training.search._finalists import Tried, best_tried, try_finalists
 from tierwise.training.search._search import Outcome, check_budget, search_scheme
 from tierwise.training.search._table import Budget, Table
 
@@ -32,11 +33,18 @@ class TaskSearch:
         outcome: The schemes.
         table: Gains and costs.
         contributions: The accuracies behind the gains.
+        tried: The best scheme of each depth, trained.
     """
 
     outcome: Outcome
     table: Table
     contributions: Contributions
+    tried: tuple[Tried, ...]
+
+    @property
+    def best(self) -> Tried:
+        """The most accurate of those that were trained."""
+        return best_tried(self.tried)
 
 
 def search_task(
@@ -52,7 +60,9 @@ def search_task(
     ratios: Sequence[float] = RATIOS,
     learnt: Split | None = None,
 ) -> TaskSearch:
-    """Measure contributions and costs once, then search; steps are compiled only where the budget names a time.
+    """Measure contributions and costs once, search, and train the best of each depth.
+
+    Steps are compiled only where the budget names a time.
 
     Args:
         task: With a torch model and classes.
@@ -88,4 +98,6 @@ def search_task(
     table = costs.table(chosen, found.depth_gains(), found.slice_gains())
     if budget.cpu_s is not None:
         table = calibrate(table, chosen, costs, measured_cpu_s(module, lesson, optimiser), progress)
-    return TaskSearch(search_scheme(table, budget, costs.predict), table, found)
+    outcome = search_scheme(table, budget, costs.predict)
+    tried = try_finalists(table, budget, costs.predict, Trials(model, data, home), probe)
+    return TaskSearch(outcome, table, found, tried)
