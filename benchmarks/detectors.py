@@ -84,7 +84,11 @@ def settings() -> Iterator[tuple[str, Bottleneck]]:
     lessons = (_RATED, msgspec.structs.replace(_BEHIND, epochs=10))
     student = Bottleneck(preset="entropic-student", cut=CUT, channels=6, lessons=lessons)
     yield "entropic-student", student
-    yield "front entropic-student", msgspec.structs.replace(student, family="autoencoder", channels=12)
+    kept = msgspec.structs.replace(student, family="autoencoder", channels=12)
+    yield "front entropic-student", kept
+    for rate in (0.02, 0.005):
+        cheaper = (msgspec.structs.replace(_RATED, rate=rate), _BEHIND)
+        yield f"front entropic-student rate {rate}", msgspec.structs.replace(kept, lessons=cheaper)
 
 
 def scores(found: np.ndarray, task: Task, split: str, whole: np.ndarray | None) -> dict[str, Any]:
