@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from tierwise._errors import InputError
-from tierwise.operators import Bottleneck, Lesson, StaticPTQ, build, parse_chain
+from tierwise.operators import Bottleneck, Lesson, StaticPTQ, _bottleneck, build, parse_chain
 from tierwise.runtime import Executor
 from tierwise.runtime._seal import seal_at
-from tierwise.operators import _bottleneck
 from tierwise.tasks import SPLITS, DetectionTask, FastestDet, Task, Training, Unlabelled, YoloFolders, load_task
 
 pytest.importorskip("pycocotools")
