@@ -157,13 +157,16 @@ def narrow_cell(task: Task, spec: Bottleneck, cache: Path, whole: dict[str, np.n
         found[split] = {"bytes": float(np.mean(sizes)), **scores(np.concatenate(made), task, split, whole[split])}
     first, provenance = artifact.manifest.segments[0], artifact.manifest.provenance
     assert first.boundary is not None
+    told = msgspec.to_builtins(provenance.specs[-1])
+    if "unlabelled" in told:  # a place on this machine says nothing to others; the hash stays
+        told["unlabelled"]["folder"] = Path(told["unlabelled"]["folder"]).name
     return {
         **found,
         "encoder_bits": first.boundary.encoder_bits,
         "encoder_macs": first.macs,
         "training_s": provenance.training_s,
         "notes": list(provenance.notes),
-        "spec": provenance.specs[-1],
+        "spec": told,
     }
 
 
