@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import helper
 
 from tierwise._errors import ChainError, InputError, SpecError
@@ -13,9 +14,10 @@ from tierwise.artifact import TensorSpec, open_artifact
 from tierwise.capture import run
 from tierwise.measure import Silent
 from tierwise.operators import Filter, build, chain_text, parse_chain
-from tierwise.operators._exit_head import features_graph
-from tierwise.operators._filtering import area_under_curve, least_confidence
-from tierwise.operators._views import OVERLAPPING, tiles, tiles_hold
+from tierwise.operators._exit_head import features_graph, trained_layers
+from tierwise.operators._filter_margin import held_out, logits, margin
+from tierwise.operators._filtering import area_under_curve, least_confidence, raised
+from tierwise.operators._views import OVERLAPPING, tiles, tiles_hold, view_items
 from tierwise.runtime import Executor
 from tierwise.tasks import Split
 from tierwise.testing import check_operator
@@ -83,6 +85,58 @@ def test_the_curve_and_the_threshold_are_those_of_the_definition():
         assert (found[held] >= threshold).mean() <= 1 - recall + 1e-9
         lower = np.max(found[held & (found < threshold)])
         assert (found[held] >= lower).mean() > 1 - recall
+
+
+def test_views_are_judged_by_classifiers_that_did_not_see_their_neighbours():
+    rng = np.random.default_rng(0)
+    items = np.repeat(np.arange(10), 4)
+    held = rng.random(40) < 0.5
+    # Number of the item and, weakly, what it holds.
+    features = np.stack([items, held + rng.normal(0, 0.5, 40)], 1).astype(np.float32)
+    learnt = []
+
+    def learn(rows, holds):
+        learnt.append((set(rows[:, 0].astype(int)), len(holds)))
+        return trained_layers(
+            rows, holds.astype(np.int64), classes=2, width=4, epochs=200, seed=0, advance=lambda _: None
+        )
+
+    found = held_out(features, held, items, folds=5, learn=learn)
+    assert learnt == [(set(range(10)) - {first, first + 1}, 32) for first in range(0, 10, 2)]
+    assert found.shape == (40,)
+    last = learn(features[items < 8], held[items < 8])
+    np.testing.assert_array_equal(found[items >= 8], logits(last, features[items >= 8]))
+    assert area_under_curve(found, held) > 0.7
+
+
+def test_a_margin_only_raises_the_threshold():
+    held = np.array([True] * 100 + [False] * 20)
+    judged = np.linspace(-3, 1, 120).astype(np.float32), held
+    surer, shyer = ((judged[0] + shift, held) for shift in (2, -2))
+    assert margin(judged, judged, 0.99) == 0
+    assert margin(shyer, judged, 0.99) == 0
+    found = margin(surer, judged, 0.99)
+    threshold = least_confidence(judged[0], held, 0.99) + found
+    lost = np.concatenate([surer[0][held], judged[0][held]]) >= threshold
+    assert lost.sum() <= 2
+    assert found > 0
+    assert raised(0.5, 0.0) == 0.5
+    assert raised(0.5, 2.0) == pytest.approx(1 / (1 + np.exp(-2)))
+    assert 0.999 < raised(0.9999999, 30.0) < 1
+
+
+def test_folds_raise_the_threshold_and_are_told(torch_task, cache):
+    spec = Filter(interesting=torch_task.labels[:2], head_frac=0.9, least_recall=0.9)
+    alone, folded = (build(torch_task, (replace(spec, folds=folds),), cache) for folds in (None, 3))
+    thresholds = [one.manifest.segments[0].exit.threshold for one in (alone, folded)]
+    assert thresholds[1] >= thresholds[0]
+    told = folded.manifest.segments[0].exit.filtering
+    assert raised(thresholds[0], told.margin) == pytest.approx(thresholds[1], abs=1e-5)
+    assert any("had not seen its part of 3" in note for note in folded.manifest.provenance.notes)
+    assert not any("had not seen" in note for note in alone.manifest.provenance.notes)
+    with pytest.raises(SpecError, match="at least 2"):
+        build(torch_task, (replace(spec, folds=1),), cache)
+    np.testing.assert_array_equal(view_items(torch_task, "train"), np.arange(len(torch_task.splits["train"])))
 
 
 def test_tiles_come_from_one_frame_and_slivers_are_left_out():

@@ -160,6 +160,8 @@ class Filtering(Spec, frozen=True, kw_only=True, omit_defaults=True):
         dropped_frac: Share of all views that are dropped.
         empty_dropped_frac: Share of the views without interest that are dropped.
         lost_frac: Share of the interesting views that are dropped, the lost recall.
+        margin: How far the threshold lies above the one that ``least_recall`` asks for on the validation split, as a
+            difference of logits of the confidence.
     """
 
     views: Literal["items", "tiles"]
@@ -171,6 +173,7 @@ class Filtering(Spec, frozen=True, kw_only=True, omit_defaults=True):
     dropped_frac: float | None = None
     empty_dropped_frac: float | None = None
     lost_frac: float | None = None
+    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Exit(Spec, frozen=True, kw_only=True, omit_defaults=True):

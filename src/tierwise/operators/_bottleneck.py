@@ -28,7 +28,7 @@ from tierwise.operators._rounding import Rounding
 from tierwise.operators._surgery import Anatomy
 from tierwise.operators._widths import count_macs
 from tierwise.operators._work import Context, Stage, Work
-from tierwise.tasks import Task, Training, fine_tune, settled, task_loss
+from tierwise.tasks import Task, Training, Unlabelled, fine_tune, hashed, settled, task_loss, with_unlabelled
 
 __all__ = ["Bottleneck", "bottleneck", "resolve_bottleneck"]
 
@@ -61,6 +61,8 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
         items: Calibration items that ranges and medians are fixed on.
         precision: Of decoder, tail and teacher while training; ``auto`` takes bfloat16 where the CPU has instructions
             for it. The encoder and the codec always learn in float32.
+        unlabelled: Further pictures, which every lesson without ``cross_entropy`` sees beside the train split: to
+            reproduce the model's own features or answers, nobody needs to have labelled them.
         seed: Root of initial weights, noise and order.
     """
 
@@ -85,6 +87,8 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
     epochs_frac: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     items: Positive = 512
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # Left out of what names a result where it is not asked for.
+    unlabelled: Unlabelled | msgspec.UnsetType = msgspec.UNSET
     seed: int = 0
 
 
@@ -92,8 +96,9 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
     """``spec`` with everything named; a resolved one stays as it is.
 
     Raises:
-        InputError: The model has no cut that a bottleneck can replace, or none by that name.
-        SpecError: Parts of the spec contradict each other.
+        InputError: The model has no cut that a bottleneck can replace, or none by that name; pictures without labels do
+            not fit the task.
+        SpecError: Parts of the spec contradict each other, or a folder holds no pictures.
     """
     recipe = RECIPES[spec.preset]
     codec, channels = spec.codec or recipe.codec, spec.channels or recipe.channels
@@ -105,6 +110,10 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
         )
     for lesson in lessons:
         _check(lesson, codec, work.task)
+    unlabelled = spec.unlabelled
+    if isinstance(unlabelled, Unlabelled):
+        unlabelled = hashed(unlabelled)
+        with_unlabelled(work.task, unlabelled)
     cuts = _cuts(work, Anatomy(work.torch_module(spec.NAME, context.progress), work.task.example()))
     cut = _half(cuts) if spec.cut == "auto" else find_cut(cuts, spec.cut)
     sides = work.task.example()[next(iter(work.task.example()))].shape[2:]
@@ -120,6 +129,7 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
         rate=None,
         epochs_frac=1.0,
         precision=settled(Training(epochs=1, precision=spec.precision)).precision,
+        unlabelled=unlabelled,
     )
 
 
@@ -272,7 +282,7 @@ class _School:
         teacher = self._short_teacher if stops_at_the_cut(lesson) else self._teacher
         tuned = fine_tune(
             narrowed,
-            _shortened(self._task, lesson.train_frac),
+            self._seen_by(lesson),
             self._training(lesson),
             folder=self._context.lasting / f"lesson{number}",
             progress=self._context.progress,
@@ -288,6 +298,12 @@ class _School:
             f"bottleneck: lesson {number + 1} trained {', '.join(lesson.trains)} for {lesson.epochs} epochs, "
             f"{tuned.training_s:.1f} s of CPU; validation {self._task.metric} {tuned.history[-1]:.4f} at its end"
         )
+
+    def _seen_by(self, lesson: Lesson) -> Task:
+        task = _shortened(self._task, lesson.train_frac)
+        if lesson.cross_entropy == 0 and isinstance(self._spec.unlabelled, Unlabelled):
+            task = with_unlabelled(task, self._spec.unlabelled)
+        return task
 
     def _training(self, lesson: Lesson) -> Training:
         own = self._task.training

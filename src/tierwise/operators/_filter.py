@@ -16,15 +16,18 @@ from tierwise._errors import InputError, SpecError
 from tierwise.artifact import Filtering, TensorSpec
 from tierwise.operators._crossing import LATENT
 from tierwise.operators._exit import NEVER, ExitHead
-from tierwise.operators._exit_head import features_graph, trained_layers
+from tierwise.operators._exit_head import Parts, features_graph, trained_layers
 from tierwise.operators._filter_head import filter_model, nothing_answer
-from tierwise.operators._filtering import filter_cut, refit_filter
+from tierwise.operators._filter_margin import Layers, held_out, logits, margin
+from tierwise.operators._filtering import Flags, Floats, area_under_curve, filter_cut, refit_filter
 from tierwise.operators._partition import named_cut, partition_cuts
-from tierwise.operators._views import OVERLAPPING, seen, views_hold
+from tierwise.operators._views import OVERLAPPING, seen, view_items, views_hold
 from tierwise.operators._work import Context, Stage, Work
 from tierwise.tasks import Task
 
 __all__ = ["Filter", "filter_empty", "resolve_filter"]
+
+_FOLDS = 5
 
 
 class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
@@ -50,6 +53,9 @@ class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
         most_parameters: Limit on the classifier's size.
         most_macs_frac: Limit on its arithmetic, as a share of what lies before it.
         epochs: Passes over the train split's features.
+        folds: Parts of the train split for the threshold: as many classifiers, each learning from all parts but one,
+            say what recall to expect on scenes that nobody learnt from, and raise the threshold where the validation
+            split shows too few. 0: by the validation split alone. None: 5 for detection, else 0.
         seed: Root of its weights and order.
     """
 
@@ -57,7 +63,7 @@ class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
     STAGE: ClassVar[Stage] = Stage.EXIT
     NEEDS_TORCH: ClassVar[bool] = False
     PACKAGES: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "torch")
-    REVISION: ClassVar[int] = 2
+    REVISION: ClassVar[int] = 3
 
     interesting: tuple[str, ...] = ()
     background: str = ""
@@ -70,6 +76,7 @@ class Filter(Spec, frozen=True, kw_only=True, tag="filter", tag_field="op"):
     most_parameters: Annotated[int, msgspec.Meta(gt=0)] = 10_000
     most_macs_frac: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
     epochs: Annotated[int, msgspec.Meta(gt=0)] = 30
+    folds: Annotated[int, msgspec.Meta(ge=0)] | None = None
     seed: int = 0
 
 
@@ -77,7 +84,7 @@ def resolve_filter(spec: Filter, work: Work) -> Filter:
     """``spec`` with its classes, its pooling, its cut and its width named.
 
     Raises:
-        SpecError: The classes of interest do not fit the task.
+        SpecError: The classes of interest do not fit the task, or there is a single fold.
         InputError: The model has several outputs or no cut at which a filter is small enough, or not by that name.
     """
     if len(work.task.outputs) != 1:
@@ -89,6 +96,10 @@ def resolve_filter(spec: Filter, work: Work) -> Filter:
     spec = _with_classes(spec, work.task)
     if spec.pool == "auto":
         spec = msgspec.structs.replace(spec, pool="fields" if work.task.boxes is None else "peaks")
+    if spec.folds is None:
+        spec = msgspec.structs.replace(spec, folds=0 if work.task.boxes is None else _FOLDS)
+    if spec.folds == 1:
+        raise SpecError("folds must be 0, or at least 2", got=1, where="filter.folds")
     if work.crossing is not None:
         if spec.cut not in ("auto", LATENT):
             raise InputError(
@@ -184,35 +195,61 @@ def filter_empty(spec: Filter, work: Work, context: Context) -> Work:
     wanted = tuple(task.labels.index(name) for name in spec.interesting)
     tensor = filter_cut(work, spec.cut).tensor
     _check_views(task, wanted)
-    with context.progress.step("train filter", spec.epochs) as advance:
-        model = onnx.ModelProto()
-        model.CopyFrom(work.model)
-        read = features_graph(tensor, "exit0", spec.grid, peaks=spec.pool == "peaks")
-        model.graph.node.extend(read[0])
-        model.graph.initializer.extend(read[1])
-        model.graph.output.append(onnx.ValueInfoProto(name=read[2]))
-        features, held = seen(model, task, "train", read[2], wanted, corners=OVERLAPPING)
-        layers = trained_layers(
-            features,
-            held.astype(np.int64),
-            classes=2,
-            width=spec.width,
-            epochs=spec.epochs,
-            seed=spec.seed,
-            advance=advance,
-        )
+    read = features_graph(tensor, "exit0", spec.grid, peaks=spec.pool == "peaks")
+    layers, margin_logits, note = _learnt(spec, work, read, wanted, context)
     head = filter_model(work.model, tensor, read, layers, nothing_answer(work, spec.background))
-    size = features.shape[1]
+    size = len(layers[0][0])
     filtering = Filtering(
         views="items" if task.boxes is None else "tiles",
         interesting=wanted,
         least_recall=spec.least_recall,
         parameters=(size + 1) * spec.width + spec.width + 1,
         macs=(size + 1) * spec.width,
+        margin=margin_logits,
     )
     one = ExitHead(cut=tensor.name, head=head, threshold=NEVER, max_drop_frac=0.0, filtering=filtering)
-    done = refit_filter(dataclasses.replace(work, exits=(one,), history=(*work.history, spec)))
+    work = dataclasses.replace(work, exits=(one,), history=(*work.history, spec), notes=(*work.notes, *note))
+    done = refit_filter(work)
     return dataclasses.replace(done, training_s=work.training_s + time.process_time() - started)
+
+
+def _learnt(
+    spec: Filter, work: Work, read: Parts, wanted: tuple[int, ...], context: Context
+) -> tuple[Layers, float, tuple[str, ...]]:
+    """The classifier's layers, the margin of its threshold, and a remark on that."""
+    task, folds = work.task, spec.folds or 0
+    model = onnx.ModelProto()
+    model.CopyFrom(work.model)
+    model.graph.node.extend(read[0])
+    model.graph.initializer.extend(read[1])
+    model.graph.output.append(onnx.ValueInfoProto(name=read[2]))
+    with context.progress.step("train filter", spec.epochs * (1 + folds)) as advance:
+
+        def learn(features: Floats, held: Flags) -> Layers:
+            return trained_layers(
+                features,
+                held.astype(np.int64),
+                classes=2,
+                width=spec.width,
+                epochs=spec.epochs,
+                seed=spec.seed,
+                advance=advance,
+            )
+
+        features, held = seen(model, task, "train", read[2], wanted, corners=OVERLAPPING)
+        layers = learn(features, held)
+        if not folds:
+            return layers, 0.0, ()
+        items = view_items(task, "train", corners=OVERLAPPING)
+        others = held_out(features, held, items, folds=folds, learn=learn)
+    judged, held_there = seen(model, task, "validation", read[2], wanted)
+    found = margin((others, held), (logits(layers, judged), held_there), spec.least_recall)
+    area = area_under_curve(others, held)
+    remark = (
+        f"filter: on {len(held)} views of the train split, each judged by a classifier that had not seen its part of "
+        f"{folds}, ROC-AUC {area:.4f}; for them the threshold's logit is raised by {found:.3g}"
+    )
+    return layers, found, (remark,)
 
 
 def _check_views(task: Task, wanted: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ from tierwise.operators._views import seen
 if TYPE_CHECKING:
     from tierwise.operators._work import Work
 
-__all__ = ["area_under_curve", "filter_cut", "least_confidence", "refit_filter"]
+__all__ = ["Flags", "Floats", "area_under_curve", "filter_cut", "least_confidence", "raised", "refit_filter"]
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -58,7 +58,7 @@ def _measured(work: Work, one: ExitHead, cut: Cut) -> ExitHead:
     confidence, _ = exit_names(0)
     found, held = seen(watched, work.task, "validation", confidence, one.filtering.interesting)
     found = found.reshape(-1)
-    threshold = least_confidence(found, held, one.filtering.least_recall)
+    threshold = raised(least_confidence(found, held, one.filtering.least_recall), one.filtering.margin)
     dropped = found >= threshold
     left = dropped
     if work.task.boxes is not None:
@@ -85,6 +85,15 @@ def least_confidence(found: Floats, held: Flags, least_recall: float) -> float:
     # The slack keeps 100 * (1 - 0.99) one whole view.
     lost = min(math.floor((1 - least_recall) * len(ranked) + 1e-9), len(ranked) - 1)
     return float(np.nextafter(ranked[lost], np.float32(np.inf), dtype=np.float32))
+
+
+def raised(threshold: float, margin: float) -> float:
+    """A threshold of a confidence in [0, 1], its logit ``margin`` higher."""
+    if margin == 0 or not 0 < threshold < 1:
+        return threshold
+    logit = math.log(threshold) - math.log1p(-threshold) + margin
+    # Never 1: what a float32 cannot tell from certain is to be dropped still.
+    return min(1 / (1 + math.exp(-logit)), float(np.nextafter(np.float32(1), np.float32(0))))
 
 
 def area_under_curve(found: Floats, held: Flags) -> float:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tierwise.operators._session import free_batch, open_session
 from tierwise.tasks import Task
 
-__all__ = ["APART", "OVERLAPPING", "seen", "tiles", "tiles_hold", "views_hold"]
+__all__ = ["APART", "OVERLAPPING", "seen", "tiles", "tiles_hold", "view_items", "views_hold"]
 
 _BATCH = 16
 _SIDES = 2
@@ -56,6 +56,15 @@ def views_hold(task: Task, split: str, interesting: Collection[int]) -> npt.NDAr
         return np.isin(labels, list(interesting))
     held, clear = tiles_hold(labels)
     return held[clear]
+
+
+def view_items(task: Task, split: str, *, corners: Corners = APART) -> npt.NDArray[np.int64]:
+    """Which item of a split each of its views is of, [n]."""
+    items = np.arange(len(task.splits[split]))
+    if task.boxes is None:
+        return items
+    _, clear = tiles_hold(task.splits[split].labels, corners)
+    return np.repeat(items, len(corners))[clear]
 
 
 def _views(

@@ -31,6 +31,7 @@ from tierwise.tasks._start import started
 from tierwise.tasks._subject import build_decoder, build_subject
 from tierwise.tasks._task import SPLITS, Item, LazySplits, Metric, Split, Task, item_digest, score, score_classes
 from tierwise.tasks._tuning import Tuned, answer, build_student, fine_tune, settled, task_loss
+from tierwise.tasks._unlabelled import Unlabelled, hashed, with_unlabelled
 
 __all__ = [
     "SPLITS",
@@ -60,6 +61,7 @@ __all__ = [
     "TaskSpec",
     "Training",
     "Tuned",
+    "Unlabelled",
     "VehicleBoxes",
     "YoloFolders",
     "answer",
@@ -68,6 +70,7 @@ __all__ = [
     "build_student",
     "build_subject",
     "fine_tune",
+    "hashed",
     "item_digest",
     "load_task",
     "map_difference",
@@ -77,4 +80,5 @@ __all__ = [
     "started",
     "task_loss",
     "task_names",
+    "with_unlabelled",
 ]

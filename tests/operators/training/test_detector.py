@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from tierwise._errors import InputError
-from tierwise.operators import Bottleneck, Lesson, StaticPTQ, build, parse_chain
+from tierwise.operators import Bottleneck, Lesson, StaticPTQ, _bottleneck, build, parse_chain
 from tierwise.runtime import Executor
 from tierwise.runtime._seal import seal_at
-from tierwise.tasks import SPLITS, DetectionTask, FastestDet, Task, Training, YoloFolders, load_task
+from tierwise.tasks import SPLITS, DetectionTask, FastestDet, Task, Training, Unlabelled, YoloFolders, load_task
 
 pytest.importorskip("pycocotools")
 
@@ -84,6 +85,31 @@ def test_a_bottleneck_sends_boxes_through_coded_latents(squares: Task, tmp_path:
     assert seal is not None
     sent = seal.close(first.run(inputs))
     np.testing.assert_array_equal(second.run(seal.open(sent))["detections"], together)
+
+
+def test_lessons_without_labels_see_further_pictures(
+    squares: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more").mkdir()
+    for i in range(5):
+        file = io.BytesIO()
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (80, 64, 3), np.uint8)).save(file, "PNG")
+        (tmp_path / "more" / f"{i}.png").write_bytes(file.getvalue())
+    seen = []
+    teach = _bottleneck.fine_tune
+
+    def counted(module, task, spec, **rest):
+        seen.append(len(task.splits["train"]))
+        return teach(module, task, spec, **rest)
+
+    monkeypatch.setattr(_bottleneck, "fine_tune", counted)
+    more = Unlabelled(folder=str(tmp_path / "more"))
+    artifact = build(squares, (msgspec.structs.replace(HND, unlabelled=more),), tmp_path / "built")
+    assert seen == [21, 16], "features of all, boxes of the labelled ones"
+    told = artifact.manifest.provenance.specs[-1]["unlabelled"]
+    assert isinstance(told, dict)
+    assert len(told["sha256"]) == 64
+    assert "unlabelled" not in msgspec.to_builtins(HND), "where it is not asked for, it is no part of a name"
 
 
 def test_soft_answers_of_a_detector_are_refused(squares: Task, tmp_path: Path) -> None:
