@@ -161,21 +161,22 @@ def eager_process(name: str, items: int, kind: str) -> dict[str, int]:
 def node_session(folder: str, lean: bool) -> tuple[Any, Callable[[], object]]:
     from tierwise.artifact import open_artifact
     from tierwise.training import TrainingSession
-    from tierwise.training._tensor_file import read_tensors
+    from tierwise.training._tensor_file import TensorFile
 
     artifact = open_artifact(Path(folder))
     session = TrainingSession(artifact, lean=lean)
-    vectors, _ = read_tensors(artifact.path(session.spec.vectors))
-    inputs = {n.removeprefix("input."): np.array(a[0]) for n, a in vectors.items() if n.startswith("input.")}
+    vectors = TensorFile(artifact.path(session.spec.vectors))
+    inputs = {n.removeprefix("input."): np.array(vectors[n][0]) for n in vectors if n.startswith("input.")}
     labels = np.array(vectors["labels"][0])
-    del vectors
     assert "torch" not in sys.modules
     return session, lambda: session.step(inputs, labels, 1e-3)
 
 
 def node(folder: str, lean: bool) -> dict[str, Any]:
     session, step = node_session(folder, lean)
-    plan = session.spec.plan
+    plan, frozen = session.spec.plan, vars(session)["_frozen"]
+    if frozen is not None:  # weights that are read anew in every step are no memory of the step
+        frozen.release = lambda: None
     return {
         **counted(lambda: None, step),
         "predicted_bytes": plan.predicted_bytes,
@@ -297,8 +298,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="only this one of a model's batches")
     parser.add_argument("--schemes", nargs="+", choices=["sparse", "full"], default=["sparse", "full"])
     kinds = ["ordinary", "full", "sparse"]
-    parser.add_argument("--eager", nargs="+", choices=kinds, default=kinds, help="what stands beside")
-    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--eager", nargs="*", choices=kinds, default=kinds, help="what stands beside")
+    parser.add_argument("--save", action="store_true", help="what is not measured again stays as it is stored")
     chosen = parser.parse_args()
     import msgspec
 
@@ -315,6 +316,9 @@ def main() -> None:
                 if chosen.save:
                     before = json.loads(path.read_text())["rows"] if path.exists() else []
                     others = [one for one in before if (one["model"], one["batch"]) != (name, items)]
+                    stored = next((one for one in before if one not in others), {})
+                    row = {**stored, **row}
+                    row["ratios"] = {what: over / under for what, (over, under) in pairs(row).items()}
                     about = msgspec.to_builtins(read_environment())
                     path.write_text(json.dumps({"environment": about, "rows": [*others, row]}, indent=1) + "\n")
 

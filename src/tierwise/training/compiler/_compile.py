@@ -36,6 +36,7 @@ from tierwise.training._backend import BackendName
 from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
 from tierwise.training.compiler._adapt import adapt
+from tierwise.training.compiler._frozen import frozen_apart, without
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._model import Model, read_model
 from tierwise.training.compiler._onnx import predictor_to_onnx
@@ -48,12 +49,14 @@ from tierwise.training.compiler._trial import packages, tried
 
 __all__ = ["Lesson", "compile_task", "compile_training", "lesson_of"]
 
-_STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
+_STEP, _PREFIX, _STATE, _VECTORS, _MODEL, _FROZEN, _PREDICTOR = (
     "step.onnx",
     "prefix.onnx",
     "state.safetensors",
     "verify.safetensors",
     "model.onnx",
+    "frozen.safetensors",
+    "predict.onnx",
 )
 _REPLAYED = 20
 
@@ -181,12 +184,9 @@ def compile_training(
         spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
         spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
         _fits(spec.plan, most_bytes)
-        files: dict[str, bytes | Path] = {_STEP: parts.step_plan.content, **lesson.files}
-        if parts.prefix_plan is not None:
-            files[_PREFIX] = parts.prefix_plan.content
         start = start_values(model, trained)
         predictor = predictor_to_onnx(model, trained, start, [_two(x) for x in batches[0][0]])
-        files[_MODEL] = predictor.SerializeToString()
+        files: dict[str, bytes | Path] = {**_graphs(parts, predictor, trained), **lesson.files}
         files[_STATE] = pack({name: tensor.numpy() for name, tensor in start.items()})
     with progress.step("compiling backends", None):
         made, remarks = packages(joint, prefix, step, backend)
@@ -198,6 +198,15 @@ def compile_training(
         if spec.packaged is not None and machine_code is not None:
             files[spec.packaged.file] = machine_code
     return write_artifact(directory, _manifest(lesson, _segment(predictor, model), spec), files)
+
+
+def _graphs(parts: Parts, predictor: onnx.ModelProto, trained: Sequence[Trained]) -> dict[str, bytes]:
+    """The whole model with its weights inside, as any node serves it; what trains has the frozen ones in one file."""
+    graphs = {_STEP: onnx.load_from_string(parts.step_plan.content), _PREDICTOR: without(predictor, trained)}
+    if parts.prefix_plan is not None:
+        graphs[_PREFIX] = onnx.load_from_string(parts.prefix_plan.content)
+    files = {_MODEL: predictor.SerializeToString(), _FROZEN: frozen_apart(graphs, _FROZEN)}
+    return {**files, **{name: graph.SerializeToString() for name, graph in graphs.items()}}
 
 
 def _segment(predictor: onnx.ModelProto, model: Model) -> Segment:
@@ -290,6 +299,8 @@ def _spec(
         step=_STEP,
         prefix=None if prefix is None else _PREFIX,
         state=_STATE,
+        frozen=_FROZEN,
+        predictor=_PREDICTOR,
         vectors=_VECTORS,
         batch=batch,
         prefix_items=parts.items,
