@@ -54,7 +54,7 @@ class Frozen:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             arrays = {name: self._array(*place) for name, place in places(self._map).items()}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"the frozen weights must be a readable safetensors file ({error})", where=path
             ) from error
