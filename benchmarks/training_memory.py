@@ -1,6 +1,6 @@
 """Memory of one training step: eager PyTorch beside the compiled step, predicted beside measured.
 
-    python benchmarks/training_memory.py [--only NAME ...] [--batch N] [--schemes sparse full]
+    python benchmarks/training_memory.py [--only NAME ...] [--batch N] [--schemes sparse bits full]
                                         [--eager ordinary full sparse] [--save]
 
 Every figure is of a fresh process with one thread. Between two steps it holds weights, batch and the optimiser's
@@ -13,7 +13,8 @@ tensors, and no gradients; counted is what a step takes on top, at its peak. Thr
 * ``followed_bytes``: sum of the storages that eager PyTorch's operators return (`eager_timeline`). Another check.
 
 ``process_bytes`` is VmHWM of a process that did nothing else than open the model and train for some steps, without the
-counter. Weights are random; memory does not depend on them. SGD; the sparse schemes are in `MODELS`.
+counter. Weights are random; memory does not depend on them. SGD; the sparse schemes are in `MODELS`; ``bits`` is the
+same with masks of bits.
 """
 
 from __future__ import annotations
@@ -213,7 +214,8 @@ def compile_one(name: str, items: int, kind: str, folder: str) -> dict[str, int]
     names = tuple(f"c{i}" for i in range(CLASSES))
     lesson = Lesson(name, TensorInput(tensors=tensors), names, {}, [(inputs, labels)], name)
     scheme = scheme_of(name, kind, layers)
-    made = compile_training(module, lesson, scheme, Optimiser(rate=1e-3), Path(folder))
+    how = Optimiser(rate=1e-3)
+    made = compile_training(module, lesson, scheme, how, Path(folder), bit_masks=kind == "bits")
     return {"trained": sum(int(np.prod(one.shape)) for one in made.manifest.training.trained)}
 
 
@@ -268,7 +270,7 @@ def measure(name: str, items: int, schemes: list[str], beside: list[str], counte
 def pairs(row: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """What is divided by what."""
     found = {}
-    for kind in ("sparse", "full"):
+    for kind in ("sparse", "bits", "full"):
         one = row.get(f"compiled {kind}")
         if one is None:
             continue
@@ -296,7 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--batch", type=int, help="only this one of a model's batches")
-    parser.add_argument("--schemes", nargs="+", choices=["sparse", "full"], default=["sparse", "full"])
+    parser.add_argument("--schemes", nargs="+", choices=["sparse", "bits", "full"], default=["sparse", "bits", "full"])
     kinds = ["ordinary", "full", "sparse"]
     parser.add_argument("--eager", nargs="*", choices=kinds, default=kinds, help="what stands beside")
     parser.add_argument("--save", action="store_true", help="what is not measured again stays as it is stored")

@@ -14,7 +14,7 @@ import pytest
 
 from tierwise._errors import ArtifactError
 from tierwise.artifact import Artifact, Optimiser, write_artifact
-from tierwise.training import Scheme, TrainingSession, read_tensors
+from tierwise.training import Scheme, TrainingSession, read_tensors, training_step_of
 from tierwise.training._frozen import Frozen
 from tierwise.training.compiler import compile_training
 
@@ -28,14 +28,15 @@ def made(kit: Any, tmp_path_factory: Any) -> Artifact:
 
 
 def graphs(made: Artifact) -> list[Path]:
-    spec = made.manifest.training
-    assert spec is not None and spec.prefix is not None and spec.predictor is not None
+    spec = training_step_of(made)
+    assert spec.prefix is not None
+    assert spec.predictor is not None
     return [made.path(name) for name in (spec.prefix, spec.step, spec.predictor)]
 
 
 def test_every_weight_lies_in_the_file_once_and_in_no_graph(made: Artifact) -> None:
-    spec = made.manifest.training
-    assert spec is not None and spec.frozen is not None
+    spec = training_step_of(made)
+    assert spec.frozen is not None
     named: list[str] = []
     for path in graphs(made):
         for tensor in onnx.load(str(path), load_external_data=False).graph.initializer:
@@ -50,8 +51,8 @@ def test_every_weight_lies_in_the_file_once_and_in_no_graph(made: Artifact) -> N
 
 
 def test_mapped_weights_are_those_of_the_file_also_when_they_were_dropped(made: Artifact) -> None:
-    spec = made.manifest.training
-    assert spec is not None and spec.frozen is not None
+    spec = training_step_of(made)
+    assert spec.frozen is not None
     weights, _ = read_tensors(made.path(spec.frozen))
     mapped = Frozen(made.path(spec.frozen))
     for _ in range(2):
@@ -80,8 +81,7 @@ def test_lean_predictions_are_those_of_the_whole_model(made: Artifact, kit: Any)
 def test_an_artifact_with_its_weights_inside_its_graphs_trains_as_before(
     made: Artifact, kit: Any, tmp_path: Path
 ) -> None:
-    spec = made.manifest.training
-    assert spec is not None
+    spec = training_step_of(made)
     files: dict[str, bytes | Path] = {one.name: made.path(one.name) for one in made.manifest.files}
     for path in graphs(made)[:2]:
         files[path.name] = onnx.load(str(path)).SerializeToString()
@@ -98,5 +98,7 @@ def test_an_artifact_with_its_weights_inside_its_graphs_trains_as_before(
 
 
 def test_a_process_that_trains_brings_no_grpc() -> None:
-    code = "import sys, tierwise.training; sys.exit(int(any(name in sys.modules for name in ('grpc', 'torch', 'onnx'))))"
+    code = (
+        "import sys, tierwise.training; sys.exit(int(any(name in sys.modules for name in ('grpc', 'torch', 'onnx'))))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

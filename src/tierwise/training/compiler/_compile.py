@@ -96,6 +96,7 @@ def compile_task(
     *,
     most_bytes: float | None = None,
     backend: BackendName = "onnxruntime",
+    bit_masks: bool = False,
 ) -> Artifact:
     """Compile the model of a task with classes; verify vectors are made of items of its train split, labelled wrongly.
 
@@ -108,6 +109,7 @@ def compile_task(
         progress: Shows the steps.
         most_bytes: As in `compile_training`.
         backend: As in `compile_training`.
+        bit_masks: As in `compile_training`.
 
     Raises:
         InputError: As `compile_training`, or a task without a torch model or without classes.
@@ -117,7 +119,15 @@ def compile_task(
         raise InputError("a task to train must have a torch model and classes", where=task.name)
     model, lesson = task.model(progress), lesson_of(task, batch)
     return compile_training(
-        model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes, backend=backend
+        model,
+        lesson,
+        scheme,
+        optimiser,
+        directory,
+        progress,
+        most_bytes=most_bytes,
+        backend=backend,
+        bit_masks=bit_masks,
     )
 
 
@@ -141,6 +151,7 @@ def compile_training(
     *,
     most_bytes: float | None = None,
     backend: BackendName = "onnxruntime",
+    bit_masks: bool = False,
 ) -> Artifact:
     """Capture, prune, split and export one training step of ``module``, and write it with all that a node needs.
 
@@ -157,6 +168,7 @@ def compile_training(
         most_bytes: Most that a step may take beyond the frozen weights, as predicted.
         backend: What takes the steps on machines like this one that have torch; ``auto``: all are compiled and measured
             here, which takes minutes, and the fastest is kept. The ONNX step is always there.
+        bit_masks: Keep what activations leave for the backward pass as bits, in the ONNX step: less memory, more time.
 
     Raises:
         InputError: The model or its gradient cannot be captured, the plan needs more memory than allowed, or the
@@ -180,7 +192,7 @@ def compile_training(
         prefix, step = divide(joint)
     with progress.step("exporting", None):
         again = partial(frozen_prefix, model, trained, optimiser, batches[0])
-        parts = plan_parts(step, prefix, len(batches[0][1]), again)
+        parts = plan_parts(step, prefix, len(batches[0][1]), again, bit_masks=bit_masks)
         spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
         spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
         _fits(spec.plan, most_bytes)
