@@ -55,6 +55,7 @@ def plan_graph(content: bytes, *, bit_masks: bool = False) -> Planned:
     optimised = _optimise(model)
     before = timeline_of(optimised).peak_bytes
     if bit_masks:
+        order_for_memory(optimised)  # a packed mask is right behind its maker, which only a given order shows
         pack_masks(optimised)
     line = order_for_memory(optimised)
     return Planned(optimised.SerializeToString(), line, before)
