@@ -163,6 +163,9 @@ def test_masks_of_bits_need_less_and_change_no_number(kit: Any) -> None:
     assert set(np.unique(after[1])) == {0, 1}
     live = [one.bytes for one in timeline_of(packed).held if one.name.endswith(".bits")]
     assert live == [4096 // 8] * 5
+    content = plain.SerializeToString()
+    bits, whole = (plan_graph(content, bit_masks=bit_masks).timeline.peak_bytes for bit_masks in (True, False))
+    assert bits < whole
 
 
 @pytest.mark.parametrize("lean", [False, True])
