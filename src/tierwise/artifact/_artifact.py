@@ -42,8 +42,8 @@ _PART: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+=@ -]{0,98}[A-Za-z0-9_+=
 _DEEPEST: Final = 8
 _LONGEST: Final = 200
 _MOST_FILES: Final = 1000
-# Newer Linux keeps what is written at once in large pieces of its cache, and maps all of a piece where a byte is read: of
-# a file of embeddings, far more than the rows that a text needs.
+# Newer Linux keeps what is written at once in large pieces of its cache, and maps all of a piece where a byte is read:
+# of a file of embeddings, far more than the rows that a text needs.
 _PIECE_BYTES: Final = 64 << 10
 
 
