@@ -1,6 +1,6 @@
 """Memory of one training step: eager PyTorch beside the compiled step, predicted beside measured.
 
-    python benchmarks/training_memory.py [--only NAME ...] [--batch N] [--schemes sparse full]
+    python benchmarks/training_memory.py [--only NAME ...] [--batch N] [--schemes sparse bits full]
                                         [--eager ordinary full sparse] [--save]
 
 Every figure is of a fresh process with one thread. Between two steps it holds weights, batch and the optimiser's
@@ -13,7 +13,8 @@ tensors, and no gradients; counted is what a step takes on top, at its peak. Thr
 * ``followed_bytes``: sum of the storages that eager PyTorch's operators return (`eager_timeline`). Another check.
 
 ``process_bytes`` is VmHWM of a process that did nothing else than open the model and train for some steps, without the
-counter. Weights are random; memory does not depend on them. SGD; the sparse schemes are in `MODELS`.
+counter. Weights are random; memory does not depend on them. SGD; the sparse schemes are in `MODELS`; ``bits`` is the
+same with masks of bits.
 """
 
 from __future__ import annotations
@@ -161,21 +162,22 @@ def eager_process(name: str, items: int, kind: str) -> dict[str, int]:
 def node_session(folder: str, lean: bool) -> tuple[Any, Callable[[], object]]:
     from tierwise.artifact import open_artifact
     from tierwise.training import TrainingSession
-    from tierwise.training._tensor_file import read_tensors
+    from tierwise.training._tensor_file import TensorFile
 
     artifact = open_artifact(Path(folder))
     session = TrainingSession(artifact, lean=lean)
-    vectors, _ = read_tensors(artifact.path(session.spec.vectors))
-    inputs = {n.removeprefix("input."): np.array(a[0]) for n, a in vectors.items() if n.startswith("input.")}
+    vectors = TensorFile(artifact.path(session.spec.vectors))
+    inputs = {n.removeprefix("input."): np.array(vectors[n][0]) for n in vectors if n.startswith("input.")}
     labels = np.array(vectors["labels"][0])
-    del vectors
     assert "torch" not in sys.modules
     return session, lambda: session.step(inputs, labels, 1e-3)
 
 
 def node(folder: str, lean: bool) -> dict[str, Any]:
     session, step = node_session(folder, lean)
-    plan = session.spec.plan
+    plan, frozen = session.spec.plan, vars(session)["_frozen"]
+    if frozen is not None:  # weights that are read anew in every step are no memory of the step
+        frozen.release = lambda: None
     return {
         **counted(lambda: None, step),
         "predicted_bytes": plan.predicted_bytes,
@@ -212,7 +214,8 @@ def compile_one(name: str, items: int, kind: str, folder: str) -> dict[str, int]
     names = tuple(f"c{i}" for i in range(CLASSES))
     lesson = Lesson(name, TensorInput(tensors=tensors), names, {}, [(inputs, labels)], name)
     scheme = scheme_of(name, kind, layers)
-    made = compile_training(module, lesson, scheme, Optimiser(rate=1e-3), Path(folder))
+    how = Optimiser(rate=1e-3)
+    made = compile_training(module, lesson, scheme, how, Path(folder), bit_masks=kind == "bits")
     return {"trained": sum(int(np.prod(one.shape)) for one in made.manifest.training.trained)}
 
 
@@ -267,7 +270,7 @@ def measure(name: str, items: int, schemes: list[str], beside: list[str], counte
 def pairs(row: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """What is divided by what."""
     found = {}
-    for kind in ("sparse", "full"):
+    for kind in ("sparse", "bits", "full"):
         one = row.get(f"compiled {kind}")
         if one is None:
             continue
@@ -295,10 +298,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--batch", type=int, help="only this one of a model's batches")
-    parser.add_argument("--schemes", nargs="+", choices=["sparse", "full"], default=["sparse", "full"])
+    parser.add_argument("--schemes", nargs="+", choices=["sparse", "bits", "full"], default=["sparse", "bits", "full"])
     kinds = ["ordinary", "full", "sparse"]
-    parser.add_argument("--eager", nargs="+", choices=kinds, default=kinds, help="what stands beside")
-    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--eager", nargs="*", choices=kinds, default=kinds, help="what stands beside")
+    parser.add_argument("--save", action="store_true", help="what is not measured again stays as it is stored")
     chosen = parser.parse_args()
     import msgspec
 
@@ -315,6 +318,9 @@ def main() -> None:
                 if chosen.save:
                     before = json.loads(path.read_text())["rows"] if path.exists() else []
                     others = [one for one in before if (one["model"], one["batch"]) != (name, items)]
+                    stored = next((one for one in before if one not in others), {})
+                    row = {**stored, **row}
+                    row["ratios"] = {what: over / under for what, (over, under) in pairs(row).items()}
                     about = msgspec.to_builtins(read_environment())
                     path.write_text(json.dumps({"environment": about, "rows": [*others, row]}, indent=1) + "\n")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
@@ -22,6 +23,7 @@ from tierwise.training.compiler import (
     compile_training,
     eager_timeline,
     order_for_memory,
+    pack_masks,
     peak_bytes,
     plan_graph,
     read_model,
@@ -155,6 +157,41 @@ def test_the_planned_order_needs_less_and_lean_learns_the_same(kit: Any, tmp_pat
     within.save(tmp_path / "within")
     (mine, _), (theirs, _) = read_tensors(tmp_path / "apart"), read_tensors(tmp_path / "within")
     assert relative_error(mine, theirs) < 1e-5  # layouts of the processor round otherwise
+
+
+def test_masks_of_bits_need_less_and_change_no_number(kit: Any) -> None:
+    """A chain whose masks wait: [4, 1024] each, one of them read twice, and one that no byte ends with."""
+    sizes, nodes, wide = (4, 1024), [], {}
+    for i in range(5):
+        nodes.append(make_node("Neg", [f"x{i}"], [f"x{i + 1}"], f"forward {i}"))
+        nodes.append(make_node("Greater", [f"x{i + 1}", "low"], [f"m{i}"], f"mask {i}"))
+    for i in reversed(range(5)):
+        reader = "y" if i == 0 else f"g{i}"
+        nodes.append(make_node("Cast", [f"m{i}"], [f"f{i}"], f"factor {i}", to=FLOAT))
+        nodes.append(make_node("Mul", [f"f{i}", "x5" if i == 4 else f"g{i + 1}"], [reader], f"backward {i}"))
+    nodes.append(make_node("Cast", ["m4"], ["z"], "again", to=FLOAT))
+    wide = {n: onnx.TensorProto.BOOL if n.startswith("m") else FLOAT for node in nodes for n in node.output}
+    between = [make_tensor_value_info(n, kind, sizes) for n, kind in wide.items() if n not in ("y", "z")]
+    ends = [make_tensor_value_info(n, FLOAT, sizes) for n in ("x0", "y", "z")]
+    low = onnx.numpy_helper.from_array(np.array(0, np.float32), "low")
+    graph = make_graph(nodes, "g", ends[:1], ends[1:], [low], value_info=between)
+    plain = make_model(graph, opset_imports=[make_opsetid("", 20)], ir_version=10)
+    packed = onnx.ModelProto.FromString(plain.SerializeToString())
+    assert pack_masks(packed) == 5
+    onnx.checker.check_model(packed, full_check=True)
+    given = {"x0": np.random.default_rng(0).standard_normal(sizes).astype(np.float32)}
+    before, after = (
+        ort.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, given)
+        for one in (plain, packed)
+    )
+    for mine, theirs in zip(before, after, strict=True):
+        np.testing.assert_array_equal(mine, theirs, strict=True)
+    assert set(np.unique(after[1])) == {0, 1}
+    live = [one.bytes for one in timeline_of(packed).held if one.name.endswith(".bits")]
+    assert live == [4096 // 8] * 5
+    content = plain.SerializeToString()
+    bits, whole = (plan_graph(content, bit_masks=bit_masks).timeline.peak_bytes for bit_masks in (True, False))
+    assert bits < whole
 
 
 @pytest.mark.parametrize("lean", [False, True])

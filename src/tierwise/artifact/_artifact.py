@@ -42,6 +42,9 @@ _PART: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+=@ -]{0,98}[A-Za-z0-9_+=
 _DEEPEST: Final = 8
 _LONGEST: Final = 200
 _MOST_FILES: Final = 1000
+# Newer Linux keeps what is written at once in large pieces of its cache, and maps all of a piece where a byte is read:
+# of a file of embeddings, far more than the rows that a text needs.
+_PIECE_BYTES: Final = 64 << 10
 
 
 @final
@@ -261,7 +264,10 @@ def _put(stage: Path, name: str, content: bytes | memoryview | Path) -> FileEntr
     if isinstance(content, Path):
         shutil.copyfile(content, target)
     else:
-        target.write_bytes(content)
+        whole = memoryview(content).cast("B")
+        with target.open("wb") as file:
+            for first in range(0, len(whole), _PIECE_BYTES):
+                file.write(whole[first : first + _PIECE_BYTES])
     return FileEntry(name=name, bytes=target.stat().st_size, sha256=_sha256(target))
 
 

@@ -180,6 +180,9 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
         label_shape: Shape of an item's labels: () for one class, (length,) for a token behind each place of a row.
         adapters: Pairs of trained tensors that belong to a frozen weight.
         packaged: The step as the compiler chose it for its own kind of machine; None: it chose the ONNX file.
+        frozen: File of the frozen weights that the ONNX files refer to (safetensors); None: these hold them.
+        predictor: ONNX file of the whole model with ``frozen`` beside it, its trained tensors inputs; None: the first
+            segment alone predicts.
     """
 
     step: str
@@ -200,9 +203,12 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
     label_shape: tuple[Count, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     packaged: PackagedStep | None = None
+    frozen: str | None = None
+    predictor: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
         """Files that belong to it."""
-        optional = (self.prefix, None if self.packaged is None else self.packaged.file)
+        packaged = None if self.packaged is None else self.packaged.file
+        optional = (self.prefix, packaged, self.frozen, self.predictor)
         return (self.step, *(name for name in optional if name is not None), self.state, self.vectors)

@@ -74,6 +74,7 @@ for _one in (search_command, compare_command, report_command, start, status, sto
     show_default=True,
     help="What runs the step; auto measures all here (minutes). The others than onnxruntime need torch on the node.",
 )
+@click.option("--bit-masks", is_flag=True, help="Keep masks of activations as bits: less memory, a slower step.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".tierwise"), show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory of the artifact.")
 def _compile(
@@ -84,6 +85,7 @@ def _compile(
     batch: int,
     memory: str | None,
     backend: Any,
+    bit_masks: bool,
     cache: Path,
     out: Path,
 ) -> None:
@@ -99,7 +101,9 @@ def _compile(
     progress = progress_for_stderr()
     loaded = load_task(read_task(task), cache, progress)
     how = Optimiser(kind=kind, rate=rate)
-    made = compile_task(loaded, scheme, how, batch, out, progress, most_bytes=most, backend=backend)
+    made = compile_task(
+        loaded, scheme, how, batch, out, progress, most_bytes=most, backend=backend, bit_masks=bit_masks
+    )
     click.echo(plan_of(made))
     click.echo(f"Artifact: {out.resolve()}")
 

@@ -16,6 +16,7 @@ from tierwise._errors import UnavailableError
 from tierwise.artifact import TrainingStep
 from tierwise.training._apart import apart
 from tierwise.training._engine import Engine
+from tierwise.training._frozen import Frozen
 from tierwise.training._processor import processor_name
 from tierwise.training._tensor_file import Arrays
 
@@ -83,6 +84,7 @@ def open_backend(
     wanted: BackendName = "auto",
     *,
     lean: bool = False,
+    frozen: Frozen | None = None,
 ) -> tuple[Backend, str]:
     """The engine of a step and its name.
 
@@ -93,6 +95,7 @@ def open_backend(
         threads: Threads of the engine.
         wanted: ``auto``: what the compiler chose where this machine can run it, else ONNX Runtime.
         lean: In the least memory, which is ONNX Runtime.
+        frozen: The frozen weights, mapped, for ONNX Runtime.
 
     Raises:
         ArtifactError: A file cannot be loaded.
@@ -101,7 +104,7 @@ def open_backend(
     why = "the leanest step is that of ONNX Runtime" if lean else misfit(spec)
     packaged = None if spec.packaged is None else spec.packaged.backend
     if wanted == "onnxruntime" or (wanted == "auto" and (why is not None or packaged is None)):
-        return _Apart(lambda: Engine(folder, spec, state, threads, lean=lean)), "onnxruntime"
+        return _Apart(lambda: Engine(folder, spec, state, threads, lean=lean, frozen=frozen)), "onnxruntime"
     if why is None and wanted not in ("auto", packaged):
         why = f"the artifact's packaged step is for {packaged}"
     if why is not None:

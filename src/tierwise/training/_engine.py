@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tierwise._errors import ArtifactError, InputError, TierwiseError
 from tierwise.artifact import TrainingStep
+from tierwise.training._frozen import Frozen
 from tierwise.training._tensor_file import Arrays
 
 __all__ = ["Engine", "open_session"]
@@ -22,7 +23,9 @@ _TYPES = {
 }  # fmt: skip
 
 
-def open_session(path: Path, threads: int, *, planned: bool = False, exactly: bool = False) -> Any:
+def open_session(
+    path: Path, threads: int, *, planned: bool = False, exactly: bool = False, frozen: Frozen | None = None
+) -> Any:
     """A session that flushes denormals: momentum decays into them, where arithmetic is up to a hundred times slower.
 
     Args:
@@ -31,6 +34,8 @@ def open_session(path: Path, threads: int, *, planned: bool = False, exactly: bo
         planned: The nodes stand in the order in which they need least memory: run them so, give every buffer back
             behind its last reader, and keep none for the next step.
         exactly: Run the nodes as they are; layouts of this processor would be faster, in an order of their own.
+        frozen: Weights of the graph that are read where they lie, and not copied into an order of the kernels' own;
+            must live as long as the session. None: ONNX Runtime reads and copies them.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the file.
@@ -48,6 +53,10 @@ def open_session(path: Path, threads: int, *, planned: bool = False, exactly: bo
     if planned:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # of what can run, what stands first in the file
         options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = False
+    if frozen is not None:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        for name, value in frozen.values.items():
+            options.add_initializer(name, value)
     if exactly:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -69,6 +78,7 @@ class Engine:
         threads: Threads of the sessions.
         lean: Run the planned order in the least memory, and write the next state over the last one; nobody else may
             read it meanwhile.
+        frozen: The frozen weights of both graphs, mapped; None: each session reads them for itself.
 
     Raises:
         ArtifactError: A file cannot be loaded.
@@ -82,12 +92,15 @@ class Engine:
         threads: int,
         *,
         lean: bool = False,
+        frozen: Frozen | None = None,
     ) -> None:
         import onnxruntime as ort
 
-        self._ort, self._spec = ort, spec
-        self._step = open_session(folder / spec.step, threads, planned=lean, exactly=lean)
-        self._prefix = None if spec.prefix is None else open_session(folder / spec.prefix, threads, planned=lean)
+        self._ort, self._spec, self._frozen = ort, spec, frozen
+        self._step = open_session(folder / spec.step, threads, planned=lean, exactly=lean, frozen=frozen)
+        self._prefix = None
+        if spec.prefix is not None:
+            self._prefix = open_session(folder / spec.prefix, threads, planned=lean, frozen=frozen)
         self._taken = {value.name for value in self._step.get_inputs()}
         self._now = {name: ort.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in state.items()}
         self._next = self._now
@@ -132,6 +145,7 @@ class Engine:
                 f"ONNX Runtime must be able to run the step ({str(error).splitlines()[0][:300]})", where=self._spec.step
             ) from error
         loss = float(binding.get_outputs()[0].numpy().item())
+        self._release()
         self._now, self._next = self._next, self._now
         return loss
 
@@ -173,4 +187,10 @@ class Engine:
                 part = array if made[name] == array.shape else array[first : first + items]
                 binding.bind_output(name, "cpu", 0, array.dtype.type, list(part.shape), part.ctypes.data)
             self._prefix.run_with_iobinding(binding)
+        self._release()
         return {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in border.items()}
+
+    def _release(self) -> None:
+        """Prefix and step read other weights: what one has read is not kept in memory for the other's time."""
+        if self._frozen is not None:
+            self._frozen.release()

@@ -17,8 +17,10 @@ from tierwise.training._adapter import merge
 from tierwise.training._apart import apart
 from tierwise.training._backend import BackendName, open_backend
 from tierwise.training._engine import open_session
+from tierwise.training._frozen import Frozen
 from tierwise.training._labels import check_labels
-from tierwise.training._tensor_file import read_tensors, write_tensors
+from tierwise.training._start import Start, give_back
+from tierwise.training._tensor_file import TensorFile, read_tensors, write_tensors
 from tierwise.training._verify import Replay, replay
 
 __all__ = ["TrainingSession", "plan_of", "training_step_of"]
@@ -95,11 +97,16 @@ class TrainingSession:
     ) -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
+        self._frozen: Frozen | None = None
+        if lean and self.spec.frozen is not None:
+            self._frozen = Frozen(artifact.path(self.spec.frozen))
+        self._start = Start(artifact.path(self.spec.state), self.spec)
         self._engine, self.backend = open_backend(
-            artifact.directory, self.spec, self._at_first(), threads, backend, lean=lean
+            artifact.directory, self.spec, self._start, threads, backend, lean=lean, frozen=self._frozen
         )
-        vectors, _ = read_tensors(artifact.path(self.spec.vectors))
-        self.verified: Replay = replay(self._engine, self.spec, vectors)
+        if lean:
+            give_back()
+        self.verified: Replay = replay(self._engine, self.spec, TensorFile(artifact.path(self.spec.vectors)))
         if not self.verified.equal:
             raise ArtifactError(
                 "the compiled step must repeat what PyTorch did when it was compiled (1e-5 relative)",
@@ -109,18 +116,13 @@ class TrainingSession:
             )
         self.restart()
         self._predictor: Any = None
+        if lean:
+            give_back()
 
     def restart(self) -> None:
         """Forget all that was learnt: tensors as they were compiled, no steps taken."""
-        self._engine.load(self._at_first())
+        self._engine.load(self._start)
         self.steps = 0
-
-    def _at_first(self) -> dict[str, npt.NDArray[Any]]:
-        # Read again each time: a node has no memory to keep what it rarely needs.
-        start, _ = read_tensors(self._artifact.path(self.spec.state))
-        state = {one.tensor: start[one.tensor] for one in self.spec.trained}
-        slots = range(self.spec.optimiser.slots)
-        return {**state, **{one.slot(i): np.zeros_like(start[one.tensor]) for one in self.spec.trained for i in slots}}
 
     def step(
         self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], rate: float | None = None
@@ -149,7 +151,7 @@ class TrainingSession:
         """Logits [n, classes], or [n, length, vocabulary], for any n, from the very tensors that `step` changes."""
         segment = self._artifact.manifest.segments[0]
         if self._predictor is None:
-            self._predictor = apart(lambda: open_session(self._artifact.path(segment.file), self._threads))
+            self._predictor = apart(self._open_predictor)
         known = {value.name for value in self._predictor.get_inputs()}
         known |= {value.name for value in self._predictor.get_overridable_initializers()}
         binding = self._predictor.io_binding()
@@ -163,6 +165,12 @@ class TrainingSession:
         self._predictor.run_with_iobinding(binding)
         logits: npt.NDArray[np.float32] = binding.get_outputs()[0].numpy()
         return logits
+
+    def _open_predictor(self) -> Any:
+        if self._frozen is None or self.spec.predictor is None:
+            return open_session(self._artifact.path(self._artifact.manifest.segments[0].file), self._threads)
+        path = self._artifact.path(self.spec.predictor)
+        return open_session(path, self._threads, planned=True, frozen=self._frozen)
 
     def merged(self, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Plain ``weights`` with what the adapters have learnt in them, see `tierwise.training.merge`.

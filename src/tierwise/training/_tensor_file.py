@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from tierwise._errors import InputError, UnavailableError
 from tierwise.training._whole_file import write_whole
 
-__all__ = ["Arrays", "pack", "read_tensors", "write_tensors"]
+__all__ = ["Arrays", "TensorFile", "pack", "read_tensors", "write_tensors"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -48,12 +49,52 @@ def read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
         InputError: No such file, or it is not a safetensors file.
         UnavailableError: The safetensors library is not installed.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+@final
+class TensorFile(Mapping[str, npt.NDArray[Any]]):
+    """Tensors of a safetensors file, each read when it is asked for and kept by nobody but who asked.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: No such file, or it is not a safetensors file.
+        UnavailableError: The safetensors library is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _opened(path) as file:
+            self._names: tuple[str, ...] = tuple(file.keys())
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """A new array."""
+        if name not in self._names:
+            raise KeyError(name)
+        with _opened(self._path) as file:  # open all the time, it would keep in memory what was read
+            tensor: npt.NDArray[Any] = file.get_tensor(name)
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        """Names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     _library()
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"the file must be readable safetensors ({error})", where=path, fix="Give a file that this program wrote"

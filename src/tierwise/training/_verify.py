@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
 from tierwise.artifact import TrainingStep
 from tierwise.training._backend import Backend
-from tierwise.training._tensor_file import Arrays
 
 __all__ = ["LARGEST_ERROR", "Replay", "relative_error", "replay"]
 
 LARGEST_ERROR = 1e-5
 """Of losses and of trained tensors, relative."""
+
+_PIECE = 1 << 16
 
 
 @final
@@ -38,14 +41,32 @@ class Replay:
         return self.loss_error <= LARGEST_ERROR and self.weight_error <= LARGEST_ERROR
 
 
-def relative_error(got: Arrays, wanted: Arrays) -> float:
-    """Euclidean norm of the difference of all tensors over that of what is wanted."""
-    over = sum(float(np.sum((got[name].astype(np.float64) - wanted[name]) ** 2)) for name in wanted)
-    under = sum(float(np.sum(wanted[name].astype(np.float64) ** 2)) for name in wanted)
+def relative_error(got: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, npt.NDArray[Any]]) -> float:
+    """Euclidean norm of the difference of all tensors over that of what is wanted; one of them is read at a time."""
+    return _relative((got[name], wanted[name]) for name in wanted)
+
+
+def _relative(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> float:
+    over = under = 0.0
+    for got, wanted in pairs:
+        difference, size = _squares(got, wanted)
+        over, under = over + difference, under + size
     return float(np.sqrt(over / max(under, 1e-300)))
 
 
-def replay(engine: Backend, spec: TrainingStep, vectors: Arrays) -> Replay:
+def _squares(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[float, float]:
+    """Sums of the squared difference and of what is wanted, in double precision, a piece at a time."""
+    if got.shape != wanted.shape:
+        return float("nan"), 0.0
+    mine, theirs, over, under = got.reshape(-1), wanted.reshape(-1), 0.0, 0.0
+    for first in range(0, len(mine), _PIECE):
+        piece = theirs[first : first + _PIECE].astype(np.float64)
+        over += float(np.sum((mine[first : first + _PIECE] - piece) ** 2))
+        under += float(np.sum(piece**2))
+    return over, under
+
+
+def replay(engine: Backend, spec: TrainingStep, vectors: Mapping[str, npt.NDArray[Any]]) -> Replay:
     """Take the steps of ``vectors`` from the state ``engine`` has.
 
     Args:
@@ -54,13 +75,14 @@ def replay(engine: Backend, spec: TrainingStep, vectors: Arrays) -> Replay:
         vectors: ``input.NAME`` [batches, ...], ``labels`` [batches, n], ``losses`` [steps], ``final.NAME``.
     """
     losses, worst = vectors["losses"], 0.0
-    names = [name.removeprefix("input.") for name in vectors if name.startswith("input.")]
+    given = {name.removeprefix("input."): vectors[name] for name in vectors if name.startswith("input.")}
+    labels = vectors["labels"]
     for i, wanted in enumerate(losses):
-        row = i % len(vectors["labels"])
-        batch = {name: vectors[f"input.{name}"][row] for name in names}
+        row = i % len(labels)
+        batch = {name: array[row] for name, array in given.items()}
         scalars = spec.optimiser.scalar_values(i + 1, spec.optimiser.rate)
-        loss = engine.step(batch, vectors["labels"][row], scalars)
+        loss = engine.step(batch, labels[row], scalars)
         worst = max(worst, abs(loss - float(wanted)) / max(abs(float(wanted)), 1e-6))
-    state = engine.state()
-    finals = {one.tensor: vectors[f"final.{one.name}"] for one in spec.trained}
-    return Replay(len(losses), worst, relative_error(state, finals))
+    made = engine.trained()
+    pairs = ((made[one.tensor].numpy(), vectors[f"final.{one.name}"]) for one in spec.trained)
+    return Replay(len(losses), worst, _relative(pairs))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
-
-import grpc
+from typing import TYPE_CHECKING, Any, Final
 
 from tierwise._errors import RemoteError, SpecError
 from tierwise.wire._credentials import Credentials
 from tierwise.wire._tls import channel_credentials
+
+if TYPE_CHECKING:
+    import grpc
 
 __all__ = ["CHANNEL_OPTIONS", "call_metadata", "open_channel", "remote_error"]
 
@@ -54,6 +55,8 @@ def open_channel(address: str, credentials: Credentials | None) -> grpc.Channel:
     Raises:
         SpecError: The address is of another form, or the credentials cannot be used.
     """
+    import grpc
+
     # gRPC knows further forms, which reach resolvers and sockets that nobody meant.
     if not _ADDRESS.fullmatch(address):
         raise SpecError("an address must be HOST:PORT or unix:PATH", got=repr(address[:200]))
@@ -72,6 +75,8 @@ def call_metadata(address: str, credentials: Credentials | None) -> tuple[tuple[
 
 def remote_error(error: Any, method: str, model: str | None, address: str) -> RemoteError:
     """What is raised for gRPC's ``error`` of a call of ``method`` about ``model``."""
+    import grpc
+
     code = error.code()
     details = (error.details() or "no details").rstrip(".")
     fix = {

@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-import grpc
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import BytesValue
@@ -29,6 +28,9 @@ from tierwise.wire._messages import (
 )
 from tierwise.wire._push import Push
 from tierwise.wire._stubs import open_inference_pb2 as protocol
+
+if TYPE_CHECKING:
+    import grpc
 
 __all__ = [
     "Exchange",
@@ -128,6 +130,8 @@ class ModelStatus:
 
 def status_of(error: RemoteError) -> grpc.StatusCode:
     """The status a node or the connection to it answered with; UNKNOWN where the error came from neither."""
+    import grpc
+
     return error.__cause__.code() if isinstance(error.__cause__, grpc.RpcError) else grpc.StatusCode.UNKNOWN
 
 
@@ -174,6 +178,8 @@ class InferenceClient:
 
     def live(self, wait_s: float = 0.0) -> bool:
         """Whether the server answers at all; waits up to ``wait_s`` for it to come up."""
+        import grpc
+
         request = protocol.ServerLiveRequest().SerializeToString()
         try:
             raw = self._calls["ServerLive"](
@@ -315,6 +321,8 @@ class InferenceClient:
         timeout_s: float | None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
+        import grpc
+
         try:
             received: bytes = self._calls[method](
                 sent,

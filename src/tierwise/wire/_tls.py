@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, final
-
-import grpc
+from typing import TYPE_CHECKING, Any, Final, final
 
 from tierwise._config import Spec
 from tierwise._errors import SpecError
+
+if TYPE_CHECKING:
+    import ssl
+
+    import grpc
 
 __all__ = ["ClientTls", "ServerTls", "certificate_problems", "channel_credentials", "server_context", "server_tls"]
 
@@ -65,6 +67,8 @@ def server_tls(spec: ServerTls) -> Any:
     Raises:
         SpecError: A file cannot be read, or key and certificate do not belong together.
     """
+    import grpc
+
     _context(spec)
     files = _Renewed(spec)
 
@@ -105,6 +109,10 @@ def channel_credentials(spec: ClientTls) -> grpc.ChannelCredentials:
     Raises:
         SpecError: A file cannot be read, or key and certificate do not belong together.
     """
+    import ssl
+
+    import grpc
+
     if spec.certificate is not None and spec.key is not None:
         _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), spec.certificate, spec.key, None)
     return grpc.ssl_channel_credentials(
@@ -169,6 +177,8 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _context(spec: ServerTls) -> ssl.SSLContext:
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load(context, spec.certificate, spec.key, spec.client_authority)
@@ -183,7 +193,7 @@ def _load(context: ssl.SSLContext, certificate: str, key: str, authority: str | 
     try:
         # An empty password: one that is asked for on the terminal would stop a node that nobody watches.
         context.load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, OSError) as error:
+    except OSError as error:  # ssl's errors are of this kind
         raise SpecError(
             f"the file must hold a certificate that the key {key} belongs to ({error})", where=certificate, fix=_FIX
         ) from error
@@ -192,7 +202,7 @@ def _load(context: ssl.SSLContext, certificate: str, key: str, authority: str | 
     _read(authority)
     try:
         context.load_verify_locations(authority)
-    except (ssl.SSLError, OSError) as error:
+    except OSError as error:
         raise SpecError(f"the file must hold certificates ({error})", where=authority, fix=_FIX) from error
 
 

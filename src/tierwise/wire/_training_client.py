@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, TypeVar, final
 
-import grpc
 import msgspec
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
@@ -104,6 +103,8 @@ class TrainingClient:
             batches: Inputs and labels as for `batch`; taken as the node takes them.
             step: Steps taken before the first.
         """
+        import grpc
+
         sent = (
             _encoded(model, inputs, labels, None if step is None else step + number)
             for number, (inputs, labels) in enumerate(batches)
@@ -141,6 +142,8 @@ class TrainingClient:
         return self._decoded(verb, model, raw, TrainingStatus)
 
     def _call(self, verb: str, model: str, sent: bytes) -> bytes:
+        import grpc
+
         try:
             received: bytes = self._calls[verb](sent, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:

@@ -1,6 +1,7 @@
 """Compiles a training step ahead of time, from a torch model to an artifact. Needs torch; nodes never import it."""
 
 from tierwise.training.compiler._adapt import adapt
+from tierwise.training.compiler._bits import pack_masks
 from tierwise.training.compiler._blocks import Block, blocks, computing, reach
 from tierwise.training.compiler._channels_last import relay
 from tierwise.training.compiler._compare import Comparison, compare, read_comparison
@@ -55,6 +56,7 @@ __all__ = [
     "integer_gradients",
     "lesson_of",
     "order_for_memory",
+    "pack_masks",
     "peak_bytes",
     "plan_graph",
     "predict_step",

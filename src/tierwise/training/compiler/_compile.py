@@ -37,6 +37,7 @@ from tierwise.training._scheme import Scheme
 from tierwise.training._tensor_file import pack
 from tierwise.training._verify import relative_error
 from tierwise.training.compiler._adapt import adapt
+from tierwise.training.compiler._frozen import frozen_apart, without
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._model import Model, read_model
 from tierwise.training.compiler._onnx import predictor_to_onnx
@@ -49,12 +50,14 @@ from tierwise.training.compiler._trial import packages, tried
 
 __all__ = ["Lesson", "compile_task", "compile_training", "lesson_of"]
 
-_STEP, _PREFIX, _STATE, _VECTORS, _MODEL = (
+_STEP, _PREFIX, _STATE, _VECTORS, _MODEL, _FROZEN, _PREDICTOR = (
     "step.onnx",
     "prefix.onnx",
     "state.safetensors",
     "verify.safetensors",
     "model.onnx",
+    "frozen.safetensors",
+    "predict.onnx",
 )
 _REPLAYED = 20
 
@@ -94,6 +97,7 @@ def compile_task(
     *,
     most_bytes: float | None = None,
     backend: BackendName = "onnxruntime",
+    bit_masks: bool = False,
 ) -> Artifact:
     """Compile the model of a task with classes; verify vectors are made of items of its train split, labelled wrongly.
 
@@ -106,6 +110,7 @@ def compile_task(
         progress: Shows the steps.
         most_bytes: As in `compile_training`.
         backend: As in `compile_training`.
+        bit_masks: As in `compile_training`.
 
     Raises:
         InputError: As `compile_training`, or a task without a torch model or without classes.
@@ -115,7 +120,15 @@ def compile_task(
         raise InputError("a task to train must have a torch model and classes", where=task.name)
     model, lesson = task.model(progress), lesson_of(task, batch)
     return compile_training(
-        model, lesson, scheme, optimiser, directory, progress, most_bytes=most_bytes, backend=backend
+        model,
+        lesson,
+        scheme,
+        optimiser,
+        directory,
+        progress,
+        most_bytes=most_bytes,
+        backend=backend,
+        bit_masks=bit_masks,
     )
 
 
@@ -139,6 +152,7 @@ def compile_training(
     *,
     most_bytes: float | None = None,
     backend: BackendName = "onnxruntime",
+    bit_masks: bool = False,
 ) -> Artifact:
     """Capture, prune, split and export one training step of ``module``, and write it with all that a node needs.
 
@@ -155,6 +169,7 @@ def compile_training(
         most_bytes: Most that a step may take beyond the frozen weights, as predicted.
         backend: What takes the steps on machines like this one that have torch; ``auto``: all are compiled and measured
             here, which takes minutes, and the fastest is kept. The ONNX step is always there.
+        bit_masks: Keep what activations leave for the backward pass as bits, in the ONNX step: less memory, more time.
 
     Raises:
         InputError: The model or its gradient cannot be captured, the plan needs more memory than allowed, or the
@@ -178,16 +193,13 @@ def compile_training(
         prefix, step = divide(joint)
     with progress.step("exporting", None):
         again = partial(frozen_prefix, model, trained, optimiser, batches[0])
-        parts = plan_parts(step, prefix, len(batches[0][1]), again)
+        parts = plan_parts(step, prefix, len(batches[0][1]), again, bit_masks=bit_masks)
         spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
         spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
         _fits(spec.plan, most_bytes)
-        files: dict[str, bytes | Path] = {_STEP: parts.step_plan.content, **lesson.files}
-        if parts.prefix_plan is not None:
-            files[_PREFIX] = parts.prefix_plan.content
         start = start_values(model, trained)
         predictor = predictor_to_onnx(model, trained, start, [_two(x) for x in batches[0][0]])
-        files[_MODEL] = predictor.SerializeToString()
+        files: dict[str, bytes | Path] = {**_graphs(parts, predictor, trained), **lesson.files}
         files[_STATE] = pack({name: tensor.numpy() for name, tensor in start.items()})
     with progress.step("compiling backends", None):
         made, remarks = packages(joint, prefix, step, backend)
@@ -201,6 +213,15 @@ def compile_training(
         if spec.packaged is not None and machine_code is not None:
             files[spec.packaged.file] = machine_code
     return write_artifact(directory, _manifest(lesson, _segment(predictor, model), spec), files)
+
+
+def _graphs(parts: Parts, predictor: onnx.ModelProto, trained: Sequence[Trained]) -> dict[str, bytes]:
+    """The whole model with its weights inside, as any node serves it; what trains has the frozen ones in one file."""
+    graphs = {_STEP: onnx.load_from_string(parts.step_plan.content), _PREDICTOR: without(predictor, trained)}
+    if parts.prefix_plan is not None:
+        graphs[_PREFIX] = onnx.load_from_string(parts.prefix_plan.content)
+    files = {_MODEL: predictor.SerializeToString(), _FROZEN: frozen_apart(graphs, _FROZEN)}
+    return {**files, **{name: graph.SerializeToString() for name, graph in graphs.items()}}
 
 
 def _segment(predictor: onnx.ModelProto, model: Model) -> Segment:
@@ -306,6 +327,8 @@ def _spec(
         step=_STEP,
         prefix=None if prefix is None else _PREFIX,
         state=_STATE,
+        frozen=_FROZEN,
+        predictor=_PREDICTOR,
         vectors=_VECTORS,
         batch=batch,
         prefix_items=parts.items,

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from tierwise._errors import InputError
+from tierwise.training.compiler._bits import pack_masks
 from tierwise.training.compiler._order import order_for_memory
 from tierwise.training.compiler._timeline import Timeline, timeline_of
 
@@ -35,7 +36,7 @@ class Planned:
     exported_peak_bytes: int
 
 
-def plan_graph(content: bytes) -> Planned:
+def plan_graph(content: bytes, *, bit_masks: bool = False) -> Planned:
     """What ONNX Runtime makes of a graph for any CPU (constants folded, activations fused), ordered for memory.
 
     Layouts of a kind of processor are left to the session on the node. Where the graph has a loss that is no finite
@@ -43,6 +44,7 @@ def plan_graph(content: bytes) -> Planned:
 
     Args:
         content: A graph of fixed shapes.
+        bit_masks: Keep masks as bits, see `pack_masks`.
 
     Raises:
         InputError: ONNX Runtime cannot load the graph.
@@ -52,6 +54,9 @@ def plan_graph(content: bytes) -> Planned:
     _stop_at_bad_loss(model.graph)
     optimised = _optimise(model)
     before = timeline_of(optimised).peak_bytes
+    if bit_masks:
+        order_for_memory(optimised)  # a packed mask is right behind its maker, which only a given order shows
+        pack_masks(optimised)
     line = order_for_memory(optimised)
     return Planned(optimised.SerializeToString(), line, before)
 

@@ -45,7 +45,9 @@ class Parts:
     border_bytes: int
 
 
-def plan_parts(step: Part, prefix: Part | None, batch: int, again: Callable[[int], Part | None]) -> Parts:
+def plan_parts(
+    step: Part, prefix: Part | None, batch: int, again: Callable[[int], Part | None], *, bit_masks: bool = False
+) -> Parts:
     """Export prefix and step; the step with masks for activations.
 
     Args:
@@ -53,13 +55,14 @@ def plan_parts(step: Part, prefix: Part | None, batch: int, again: Callable[[int
         prefix: For a whole batch.
         batch: Items of a step.
         again: Captures the prefix for so many items.
+        bit_masks: Masks are bits, not bytes.
 
     Raises:
         InputError: A graph cannot be exported.
     """
     bias_apart(step.graph)
     save_masks(step.graph)
-    step_plan = plan_graph(part_to_onnx(step))
+    step_plan = plan_graph(part_to_onnx(step), bit_masks=bit_masks)
     if prefix is None:
         return Parts(step, step_plan, None, None, batch, 0)
     # A prefix computes every item by itself: with norms that keep their statistics nothing mixes the items of a batch.
