@@ -34,7 +34,7 @@ _PAIRS = (
 )  # fmt: skip
 _NONE = "-"
 _LOSSES = (0.02, 0.04, 0.08)
-_PRICED = ("entropic-bottlefit-long", "entropic-bottlefit", "entropic-student")
+_PRICED = ("entropic-bottlefit-deep", "entropic-bottlefit-long", "entropic-bottlefit", "entropic-student")
 """Methods with a prior, whose bytes those of the others are divided by."""
 _WHOLE_NUMBERS = ("unfrozen-long", "unfrozen", "bottlefit", "joint")
 _INPUTS = ("bytes", "bytes_without_header")

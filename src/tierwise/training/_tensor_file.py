@@ -24,7 +24,9 @@ def pack(tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, str] | Non
     Raises:
         UnavailableError: The safetensors library is not installed.
     """
-    content: bytes = _library().save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, dict(about or {}))
+    # Of no tensors and no texts, the library makes a head that it cannot read if it is given an empty mapping.
+    texts = dict(about) if about else None
+    content: bytes = _library().save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, texts)
     return content
 
 
