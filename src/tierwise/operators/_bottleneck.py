@@ -78,7 +78,7 @@ class Bottleneck(Spec, frozen=True, kw_only=True, tag="bottleneck", tag_field="o
     channels: Positive | None = None
     stride: Positive | None = None
     width: Positive = 64
-    depth: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
+    depth: Annotated[int, msgspec.Meta(ge=0, le=16)] | None = None
     codec: CodecKind | None = None
     bits: Annotated[int, msgspec.Meta(ge=1, le=8)] = 8
     prefixes: tuple[Positive, ...] = ()
@@ -122,6 +122,7 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
         cut=cut.tensor.name,
         family=spec.family or recipe.family,
         channels=channels,
+        depth=recipe.depth if spec.depth is None else spec.depth,
         stride=spec.stride or max(1, round(int(sides[0]) / cut.tensor.shape[2])),
         codec=codec,
         prefixes=prefixes,
@@ -265,7 +266,7 @@ class _School:
             source, target = front(given).shape[1:], anatomy.head(spec.cut)(given).shape[1:]
         latent = (spec.channels, *(math.ceil(side / spec.stride) for side in given.shape[2:]))
         shape = Shape(tuple(source), latent, tuple(target))  # type: ignore[arg-type]
-        encoder, decoder = narrow_pair(spec.family, shape, spec.width, spec.depth)
+        encoder, decoder = narrow_pair(spec.family, shape, spec.width, spec.depth or 0)
         rounding = Rounding(spec.codec, spec.channels, spec.bits)
         tail = anatomy.tail(spec.cut, self._watched)
         return Narrowed(front, encoder, rounding, decoder, tail, spec.prefixes)

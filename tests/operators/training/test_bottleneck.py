@@ -233,6 +233,7 @@ def test_presets_resolve_to_what_the_papers_say(whole, tmp_path):
     assert len(student.lessons[0].features) > 1
     priced = resolve(Bottleneck(preset="entropic-bottlefit", rate=0.08), whole, Context(folder=tmp_path))
     assert [lesson.rate for lesson in priced.lessons] == [0.08, pytest.approx(1.5e-4)], "each on its own scale"
+    assert (priced.depth, student.depth) == (2, 0)
     hnd = resolve(Bottleneck(preset="hnd"), whole, Context(folder=tmp_path))
     assert hnd.lessons[0].features == (hnd.cut,)
 
