@@ -73,18 +73,7 @@ RECIPES: Final[dict[Preset, Recipe]] = {
         "prior",
         (
             Lesson(features="all", rate=0.64, codec="noise", epochs=10, batch=64, milestones=(0.5, 0.8)),
-            Lesson(
-                trains=("decoder", "tail"),
-                cross_entropy=0.5,
-                soft=0.5,
-                codec="round",
-                epochs=10,
-                batch=128,
-                optimiser="sgd",
-                learning_rate=1e-3,
-                weight_decay=5e-4,
-                milestones=(0.5,),
-            ),
+            msgspec.structs.replace(_BEHIND_THE_CUT, batch=128),
         ),
     ),
     # "Middle autoencoder" of BottleFit: behind the model's own first layers, squared error, HND's optimiser.

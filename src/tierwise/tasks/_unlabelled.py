@@ -38,15 +38,7 @@ def hashed(spec: Unlabelled) -> Unlabelled:
     Raises:
         SpecError: The folder holds no pictures, or others than ``sha256`` says.
     """
-    digest = _digest(_contents(spec))
-    if spec.sha256 not in (None, digest):
-        raise SpecError(
-            f"the pictures without labels must have the sha256 {spec.sha256}",
-            got=digest,
-            where=spec.folder,
-            fix="Restore them, or leave sha256 out",
-        )
-    return msgspec.structs.replace(spec, sha256=digest)
+    return msgspec.structs.replace(spec, sha256=_digest(spec, _contents(spec)))
 
 
 def with_unlabelled(task: Task, spec: Unlabelled) -> Task:
@@ -65,7 +57,8 @@ def with_unlabelled(task: Task, spec: Unlabelled) -> Task:
             where=f"task {task.name!r}",
             fix="Leave `unlabelled` out",
         )
-    contents = _contents(hashed(spec))
+    contents = _contents(spec)
+    _digest(spec, contents)
     found = {item_digest(content): name for name, content in contents.items()}
     for name, split in task.splits.items():
         known = next((found[one] for one in map(item_digest, split.items) if one in found), None)
@@ -92,5 +85,14 @@ def _contents(spec: Unlabelled) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
-def _digest(contents: dict[str, bytes]) -> str:
-    return hashlib.sha256("".join(item_digest(content) for content in contents.values()).encode()).hexdigest()
+def _digest(spec: Unlabelled, contents: dict[str, bytes]) -> str:
+    """The hash of the contents, which must be the one that ``spec`` names, if it does."""
+    digest = hashlib.sha256("".join(item_digest(content) for content in contents.values()).encode()).hexdigest()
+    if spec.sha256 not in (None, digest):
+        raise SpecError(
+            f"the pictures without labels must have the sha256 {spec.sha256}",
+            got=digest,
+            where=spec.folder,
+            fix="Restore them, or leave sha256 out",
+        )
+    return digest

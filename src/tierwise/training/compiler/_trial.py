@@ -110,8 +110,9 @@ def tried(
         for name, one in specs.items():
             place = Path(folder) / name
             place.mkdir()
+            held = {**files, one.packaged.file: contents[name]} if one.packaged else files
             for file in one.files:
-                content = contents[name] if one.packaged and file == one.packaged.file else files.get(file)
+                content = held.get(file)
                 if isinstance(content, bytes):
                     (place / file).write_bytes(content)
             engine, _ = open_backend(place, one, state, 1, name)
@@ -124,18 +125,25 @@ def tried(
                 notes.append(problem)
         times_s, eager_s = _timed(engines, spec, vectors, eager)
     chosen = min(times_s, key=times_s.__getitem__) if backend == "auto" or len(times_s) == 1 else _asked(times_s)
-    if len(times_s) > 1:
-        shown = ", ".join(f"{name} {format_seconds(took_s)}" for name, took_s in times_s.items())
-        why = "the fastest" if backend == "auto" else "as asked"
-        notes.append(f"backend {chosen}, {why}; median step here, one thread: {shown}")
-    if times_s[chosen] > _SLOWER * eager_s:
-        took = f"{format_seconds(times_s[chosen])} a step, {format_seconds(eager_s)} there"
-        notes.append(
-            f"slower than eager PyTorch with the same scheme on this machine: {took}; freeze more of the model"
-        )
+    notes += [*_chosen(chosen, times_s, backend), *_slower(times_s[chosen], eager_s)]
     plan = msgspec.structs.replace(spec.plan, measured_step_s=times_s[chosen], eager_step_s=eager_s)
     result = msgspec.structs.replace(specs[chosen], plan=plan, notes=(*spec.notes, *notes))
     return result, contents.get(chosen)
+
+
+def _chosen(chosen: BackendName, times_s: Mapping[BackendName, float], backend: BackendName) -> list[str]:
+    if len(times_s) == 1:
+        return []
+    shown = ", ".join(f"{name} {format_seconds(took_s)}" for name, took_s in times_s.items())
+    why = "the fastest" if backend == "auto" else "as asked"
+    return [f"backend {chosen}, {why}; median step here, one thread: {shown}"]
+
+
+def _slower(step_s: float, eager_s: float) -> list[str]:
+    if step_s <= _SLOWER * eager_s:
+        return []
+    took = f"{format_seconds(step_s)} a step, {format_seconds(eager_s)} there"
+    return [f"slower than eager PyTorch with the same scheme on this machine: {took}; freeze more of the model"]
 
 
 def _asked(times_s: Mapping[BackendName, float]) -> BackendName:

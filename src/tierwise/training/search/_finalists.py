@@ -6,18 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-import msgspec
-
 from tierwise.training._scheme import Scheme
 from tierwise.training.compiler import Prediction
 from tierwise.training.search._contribution import Probe, Trials
 from tierwise.training.search._exact import best_of_depth
-from tierwise.training.search._search import Found, check_budget, found_in
+from tierwise.training.search._search import ROUNDS, Found, ask_less, check_budget, found_in
 from tierwise.training.search._table import Budget, Choice, Table
 
 __all__ = ["Tried", "best_tried", "try_finalists"]
-
-_ROUNDS = 50
 
 
 @final
@@ -64,7 +60,7 @@ def best_tried(tried: Sequence[Tried]) -> Tried:
 def _finalist(table: Table, depth: int, budget: Budget, predict: Callable[[Scheme], Prediction]) -> Found | None:
     """None where no captured step of the depth is within ``budget``."""
     asked, least = budget, table.bytes(Choice(depth))
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         choice = best_of_depth(table, depth, asked)
         if choice is None:
             return None
@@ -72,6 +68,5 @@ def _finalist(table: Table, depth: int, budget: Budget, predict: Callable[[Schem
         over = found.captured_bytes - budget.bytes
         if over <= 0:
             return found
-        withheld = max(1, min(over, (asked.bytes - least) // 4))
-        asked = msgspec.structs.replace(asked, bytes=asked.bytes - withheld)
+        asked = ask_less(asked, over, least)
     return None

@@ -18,9 +18,10 @@ from tierwise.training.search._evolution import Evolution, search_evolving
 from tierwise.training.search._exact import search_exactly
 from tierwise.training.search._table import Budget, Choice, Table
 
-__all__ = ["Found", "Outcome", "check_budget", "found_in", "search_scheme", "write_scheme"]
+__all__ = ["ROUNDS", "Found", "Outcome", "ask_less", "check_budget", "found_in", "search_scheme", "write_scheme"]
 
-_ROUNDS = 50
+ROUNDS = 50
+"""Searches at most, each asked for less than the one before."""
 
 
 @final
@@ -88,19 +89,25 @@ def search_scheme(
     Raises:
         InputError: Not even training the classifier alone is within the budget.
     """
-    withheld, least = 0, min(table.bytes(Choice(depth)) for depth in range(len(table.depths)))
-    for _ in range(_ROUNDS):
-        asked = msgspec.structs.replace(budget, bytes=budget.bytes - withheld)
+    asked, least = budget, min(table.bytes(Choice(depth)) for depth in range(len(table.depths)))
+    for _ in range(ROUNDS):
         chosen, evolved = search_exactly(table, asked), search_evolving(table, asked, how)
         if chosen is None or evolved is None:
             break
         pair = [found_in(table, one, predict) for one in (chosen, evolved)]
         over = max(one.captured_bytes for one in pair) - budget.bytes
         if over <= 0:
-            return Outcome(pair[0], pair[1], withheld)
-        # A quarter of what is left at most: where a table is far off, all of it would leave the classifier alone.
-        withheld += max(1, min(over, (asked.bytes - least) // 4))
+            return Outcome(pair[0], pair[1], budget.bytes - asked.bytes)
+        asked = ask_less(asked, over, least)
     raise _too_small(table, budget)
+
+
+def ask_less(asked: Budget, over: int, least: int) -> Budget:
+    """What to ask of the table next, after a captured step of ``asked`` was ``over`` the true budget (bytes).
+
+    A quarter at most of what is above ``least``: where a table is far off, all of it would leave the classifier alone.
+    """
+    return msgspec.structs.replace(asked, bytes=asked.bytes - max(1, min(over, (asked.bytes - least) // 4)))
 
 
 def found_in(table: Table, choice: Choice, predict: Callable[[Scheme], Prediction]) -> Found:
