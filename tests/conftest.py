@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import ipaddress
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -33,6 +36,24 @@ def data_root() -> Path:
     if root is None:
         pytest.skip("TIERWISE_DATA is not set: this test needs the real data it names")
     return Path(root)
+
+
+def load_program(path: str) -> ModuleType:
+    """Load a program of this project, which is in no package, by its path from the root."""
+    whole = Path(__file__).resolve().parents[1] / path
+    spec = importlib.util.spec_from_file_location(whole.stem, whole)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for their module there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], ModuleType]:
+    """See `load_program`."""
+    return load_program
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,14 @@
 """The fuzzer's targets without the fuzzer: what is right is read, and what is nearly right is read or refused."""
 
-import importlib.util
-import sys
 import warnings
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tierwise._errors import InputError
 
-PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "fuzz_targets.py"
+from ..conftest import load_program
 
-
-def program() -> Any:
-    spec = importlib.util.spec_from_file_location("fuzz_targets", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for their module there
-    spec.loader.exec_module(module)
-    return module
-
-
-FUZZ = program()
+FUZZ = load_program("scripts/fuzz_targets.py")
 
 
 @pytest.mark.parametrize("name", list(FUZZ.TARGETS))

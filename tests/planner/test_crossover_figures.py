@@ -1,8 +1,7 @@
 """What docs/split.md quotes follows from the stored measurement."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,19 +9,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ROOT / "benchmarks" / "crossover" / "figures.py"
 TEXT = (ROOT / "docs" / "split.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def figures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("crossover_figures", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["crossover_figures"] = module
-    spec.loader.exec_module(module)
-    return module
+def figures(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("benchmarks/crossover/figures.py")
 
 
 @pytest.fixture(scope="module")
