@@ -34,6 +34,9 @@ _KEYS = {
     "traces": "trace_endpoint",
     "trace_requests": "trace_frac",
 }
+# Options of the tables ``observability`` and ``security``; the others stand at the top.
+_OBSERVABILITY = ("metrics", "log_level", "log_format", "log_requests", "traces", "trace_requests")
+_SECURITY = ("tls_certificate", "tls_key", "client_authority", "tokens", "require_signature")
 
 
 def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -128,78 +131,43 @@ def _addresses(ctx: click.Context, option: click.Parameter, given: tuple[str, ..
     "--check", "only_check", is_flag=True, help="Say what would keep the node from serving, and exit (0 or 2)."
 )
 @click.pass_context
-def command(
-    ctx: click.Context,
-    listen: tuple[str, ...],
-    rest: tuple[str, ...],
-    tier: str,
-    cpus: float | None,
-    threads: int | None,
-    pace: float,
-    repository: Path | None,
-    training_folder: Path | None,
-    metrics: str | None,
-    log_level: str,
-    log_format: str,
-    log_requests: float,
-    traces: str | None,
-    trace_requests: float,
-    tls_certificate: str | None,
-    tls_key: str | None,
-    client_authority: str | None,
-    tokens: str | None,
-    require_signature: tuple[str, ...],
-    config: Path | None,
-    only_check: bool,
-) -> None:
+def command(ctx: click.Context, /, config: Path | None, only_check: bool, **options: Any) -> None:
     """Serve models on this tier: a small server without torch that speaks the Open Inference Protocol v2.
 
     Models arrive through the protocol's repository extension and are verified before they are served. Stop it with
     Ctrl-C or SIGTERM.
     """
-    from tierwise._config import convert, load_toml
+    from tierwise._config import convert
     from tierwise.runtime import NodeSpec, serve
 
-    asked: dict[str, Any] = {
-        "listen": listen,
-        "rest": rest,
-        "tier": tier,
-        "cpus": cpus,
-        "threads": threads,
-        "pace": pace,
-        "repository": None if repository is None else str(repository),
-        "training_folder": None if training_folder is None else str(training_folder),
-    }
-    told: dict[str, Any] = {
-        "metrics": metrics,
-        "log_level": log_level,
-        "log_format": log_format,
-        "log_requests": log_requests,
-        "traces": traces,
-        "trace_requests": trace_requests,
-    }
-    tls = {"certificate": tls_certificate, "key": tls_key, "client_authority": client_authority}
-    security = _security(tls, tokens, require_signature)
-
-    def given_of(options: dict[str, Any]) -> dict[str, Any]:
-        return {
-            _KEYS.get(name, name): value
-            for name, value in options.items()
-            if config is None or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
-        }
-
     # Through plain data, so that what the options say is checked as the file is.
-    plain = ({} if config is None else load_toml(config, dict[str, Any])) | given_of(asked)
-    for table, options in (("observability", given_of(told)), ("security", security)):
-        # What is no table stays, and is refused as what it is.
-        if isinstance(plain.setdefault(table, {}), dict):
-            plain[table] = _within(plain[table], options)
+    plain = _plain(ctx, config, options)
     spec = convert(plain, NodeSpec, where="tierwise node" if config is None else str(config))
     if not only_check:
         # The node knows of training only how to start its process, which alone imports what training needs.
         serve(spec, (sys.executable, "-m", "tierwise", "train", "worker"))
         _end()
     _say_what_hinders(spec)
+
+
+def _plain(ctx: click.Context, config: Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What the file says, with what the options say in its place; without a file, their defaults too."""
+    from tierwise._config import load_toml
+
+    plain = {} if config is None else load_toml(config, dict[str, Any])
+    security = {name: options.pop(name) for name in _SECURITY}
+    given = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in options.items()
+        if config is None or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    told = {_KEYS.get(name, name): given.pop(name) for name in _OBSERVABILITY if name in given}
+    plain |= {_KEYS.get(name, name): value for name, value in given.items()}
+    for table, own in (("observability", told), ("security", _security(**security))):
+        # What is no table stays, and is refused as what it is.
+        if isinstance(plain.setdefault(table, {}), dict):
+            plain[table] = _within(plain[table], own)
+    return plain
 
 
 def _say_what_hinders(spec: NodeSpec) -> None:
@@ -215,14 +183,17 @@ def _say_what_hinders(spec: NodeSpec) -> None:
     click.echo(f"tierwise node {spec.tier}: could serve on {', '.join(spec.listen)}")
 
 
-def _security(tls: dict[str, str | None], tokens: str | None, keys: tuple[str, ...]) -> dict[str, Any]:
+def _security(
+    tokens: str | None, require_signature: tuple[str, ...], client_authority: str | None, **tls: str | None
+) -> dict[str, Any]:
     """The table ``security``, with what was given only."""
-    given = {key: name for key, name in tls.items() if name is not None}
+    pair = {key.removeprefix("tls_"): name for key, name in tls.items()} | {"client_authority": client_authority}
+    given = {key: name for key, name in pair.items() if name is not None}
     table: dict[str, Any] = {"tls": given} if given else {}
     if tokens is not None:
         table["tokens"] = tokens
-    if keys:
-        table |= {"require_signature": True, "trusted_keys": keys}
+    if require_signature:
+        table |= {"require_signature": True, "trusted_keys": require_signature}
     return table
 
 
