@@ -3,12 +3,24 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tierwise._errors import InputError, UnavailableError
-from tierwise.testbed import LinkMeans, NetemMeans, ProxyMeans, Spawner, TunMeans, all_link_means, measure_link
+from tierwise.testbed import (
+    Availability,
+    LinkMeans,
+    NetemMeans,
+    Network,
+    ProxyMeans,
+    Spawner,
+    TunMeans,
+    all_link_means,
+    measure_link,
+)
 from tierwise.testbed._lane import Shape
 from tierwise.testbed._links import choose_link_means
 from tierwise.testbed._netem import netem_line
@@ -38,6 +50,22 @@ def two_tiers(link: Link) -> Topology:
 @pytest.mark.parametrize("means", all_link_means(), ids=lambda means: means.name)
 def test_it_keeps_the_contract(means: LinkMeans) -> None:
     check_link_means(needed(means))
+
+
+@pytest.mark.emulation
+def test_a_means_that_delays_more_than_asked_is_found_out() -> None:
+    class Late(LinkMeans):
+        name = "late"
+
+        def availability(self) -> Availability:
+            return ProxyMeans().availability()
+
+        def network(self, topology: Topology, spawner: Spawner) -> AbstractContextManager[Network]:
+            links = tuple(msgspec.structs.replace(link, rtt_s=link.rtt_s + 0.004) for link in topology.links)
+            return ProxyMeans().network(msgspec.structs.replace(topology, links=links), spawner)
+
+    with pytest.raises(AssertionError, match="seconds of round trip"):
+        check_link_means(needed(Late()), tries=1)
 
 
 @pytest.mark.emulation
