@@ -1,11 +1,13 @@
 """Which models a training step compiles for, and how far 20 compiled steps are from eager PyTorch.
 
-    python benchmarks/training_models.py [--only MODEL] [--part PART] [--optimiser KIND] [--backend BACKEND] [--save]
+    python benchmarks/training_models.py [--only MODEL] [--part PART] [--optimiser KIND] [--backend BACKEND]
+                                        [--rate RATE] [--save] [--table]
 
 For each model, what is trained and each optimiser: the largest relative difference of a loss and that of the trained
 tensors as one vector, over 20 steps on ONNX Runtime or another backend, on random items. Weights are random, norms keep
 statistics that are not those of a new model. A case that is refused is shown with the reason. Each option may be given
-more than once. ``--save`` adds the figures to docs/results/training-models.json.
+more than once. ``--save`` adds the figures to docs/results/training-models.json; ``--table`` shows what is there as
+docs/training/models.md does, and measures nothing.
 """
 
 from __future__ import annotations
@@ -126,17 +128,41 @@ def replayed(name: str, scheme: Scheme, optimiser: Optimiser, backend: Any) -> d
     }
 
 
+def rows(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """The larger of both errors of every case: a line for each model, what is trained and backend."""
+    yield f"| | {' | '.join(OPTIMISERS)} |"
+    yield "|---" * (1 + len(OPTIMISERS)) + "|"
+    kinds = ["onnxruntime", "hybrid", "aotinductor"]
+    for backend, (name, (_, _, schemes)) in itertools.product(kinds, MODELS.items()):
+        for part in schemes:
+            end = f", {backend}" * (backend != "onnxruntime")
+            found = [figures.get(f"{name}, {part}, {kind}{end}") for kind in OPTIMISERS]
+            if any(found):
+                yield f"| {name}, {part}{end} | {' | '.join(map(_shown, found))} |"
+
+
+def _shown(case: dict[str, Any] | None) -> str:
+    if case is None:
+        return ""
+    return "refused" if "refused" in case else f"{max(case['loss_error'], case['weight_error']):.1e}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(MODELS), action="append")
     parser.add_argument("--part", choices=("sparse", "full", "lora"), action="append")
     parser.add_argument("--optimiser", choices=sorted(OPTIMISERS), action="append")
     parser.add_argument("--backend", choices=("onnxruntime", "hybrid", "aotinductor"), action="append")
+    parser.add_argument("--rate", type=float, help="another than that of the table")
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {"figures": {}}
     figures: dict[str, Any] = known["figures"]
+    if arguments.table:
+        print(*rows(figures), sep="\n")
+        return
     cases = itertools.product(
         arguments.backend or ["onnxruntime"],
         arguments.optimiser or OPTIMISERS,
@@ -147,8 +173,10 @@ def main() -> None:
         schemes, rate = MODELS[name][2], OPTIMISERS[kind]
         if part not in schemes:
             continue
-        found = replayed(name, schemes[part], Optimiser(kind=kind, rate=rate), backend)  # type: ignore[arg-type]
         title = f"{name}, {part}, {kind}" + f", {backend}" * (backend != "onnxruntime")
+        if arguments.rate is not None:
+            rate, title = arguments.rate, f"{title}, at {arguments.rate:g}"
+        found = replayed(name, schemes[part], Optimiser(kind=kind, rate=rate), backend)  # type: ignore[arg-type]
         figures[title] = {"rate": rate, **found}
         print(f"{title:<50}{found}", flush=True)
         if arguments.save:

@@ -11,7 +11,8 @@ random: neither decides how long it takes.
 
 Rows: ``eager norms``: all of the model, batch norms in training mode, as a PyTorch user would fine-tune it;
 ``eager full``: the same with batch norms folded into convolutions; ``eager sparse``: folded, and the scheme of the
-compiled steps; ``torch.compile``: ``eager full`` with forward and backward compiled, only with ``--packages``.
+compiled steps; ``known``: these for items that came before, of which the frozen part is kept; ``torch.compile``:
+``eager full`` with forward and backward compiled, only with ``--packages``.
 ``--save`` puts the figures and their environment into docs/results/training-step.json, beside those of other models.
 """
 
@@ -129,8 +130,11 @@ def rows_of(name: str, items: int, folder: Path, compiled: bool) -> dict[str, Ca
         rows["torch.compile full"] = eager(lambda: other(**inputs), list(other.parameters()), given)
     for place in sorted(folder.glob(f"{name}-{items}-*")):
         kind, backend = place.name.removeprefix(f"{name}-{items}-").split("-")
-        session = TrainingSession(open_artifact(place), backend=backend)  # type: ignore[arg-type]
+        session = TrainingSession(open_artifact(place), backend=backend, cache_bytes=1 << 26)  # type: ignore[arg-type]
         rows[f"{backend} {kind}"] = lambda session=session: session.step(arrays, labels)  # type: ignore[misc]
+        session.step(arrays, labels, items=range(items))
+        if session.knows(range(items)):
+            rows[f"{backend} {kind} known"] = lambda session=session: session.step({}, labels, items=range(items))  # type: ignore[misc]
     return rows
 
 

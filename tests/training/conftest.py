@@ -1,16 +1,23 @@
-"""Small models of the three kinds that a step is compiled for."""
+"""Small models of the three kinds that a step is compiled for, and nodes that train them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
-from tierwise.artifact import Artifact, Optimiser, TensorInput, TensorSpec
+from tierwise.artifact import Artifact, ImageInput, Optimiser, TensorInput, TensorSpec, write_artifact
 from tierwise.tasks import Bert, Llama, MobileNetV2, ResNet, build_decoder, build_subject
 from tierwise.training import IGNORED, Scheme
 from tierwise.training.compiler import Lesson, compile_training
@@ -110,3 +117,82 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     scheme = Scheme(whole=2, biases=6, weights={"blocks.1.layers.1.conv": 0.25})
     folder = tmp_path_factory.mktemp("small") / "artifact"
     return compile_training(seeded("resnet"), lesson("resnet"), scheme, Optimiser(kind="adam", rate=1e-3), folder)
+
+
+@dataclasses.dataclass
+class Node:
+    process: subprocess.Popen[str]
+    address: str
+    rest: str
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def trainers(self) -> list[int]:
+        """Processes that this node has started."""
+        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(number) for path in found for number in path.read_text().split()]
+
+
+Start = Callable[..., Node]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    nodes: list[Node] = []
+
+    def begin(*options: str) -> Node:
+        address = f"unix:{tmp_path}/{len(nodes)}.sock"
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tierwise",
+                "node",
+                "--listen",
+                address,
+                "--rest",
+                "127.0.0.1:0",
+                "--threads",
+                "1",
+                *options,
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert " ready on " in line
+        nodes.append(Node(process, address, line.strip().split(", ")[-1]))
+        return nodes[-1]
+
+    yield begin
+    for node in nodes:
+        node.process.terminate()
+    for node in nodes:
+        node.process.wait(20)
+        assert node.process.stdout is not None
+        node.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def painter(small: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """`small`, of PNG pictures."""
+    encoding = ImageInput(encoding="png", height=13, width=13, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    manifest = msgspec.structs.replace(small.manifest, input=encoding)
+    files = {entry.name: small.path(entry.name).read_bytes() for entry in small.manifest.files}
+    return write_artifact(tmp_path_factory.mktemp("painter") / "artifact", manifest, files)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of albums; in one of them 11 pictures of the classes c0 to c4."""
+    root = tmp_path_factory.mktemp("albums")
+    for i in range(11):
+        folder = root / "today" / f"c{i % 5}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (13, 13, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root

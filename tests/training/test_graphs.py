@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from tierwise._errors import SpecError
 from tierwise.artifact import Optimiser
@@ -25,6 +26,7 @@ from tierwise.training.compiler import (
     simplify,
 )
 from tierwise.training.compiler._convolution import convolution_backward
+from tierwise.training.compiler._rules import rules
 
 CASES = [
     (kernel, stride, padding, dilation, groups)
@@ -46,6 +48,28 @@ def test_gradients_of_convolutions_are_autograds(size: tuple[int, int]) -> None:
         got = convolution_backward(grad, x, weight, [6], *steps, [True, True, True])
         for mine, theirs in zip(got, wanted, strict=True):
             torch.testing.assert_close(mine, theirs, msg=f"{kernel, stride, padding, dilation, groups}")
+
+
+@pytest.mark.parametrize("how", [{"kernel_size": 2}, {"kernel_size": (3, 2), "divisor_override": 5}])
+def test_gradients_of_mean_pooling_are_autograds(how: dict[str, Any]) -> None:
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad((torch.nn.functional.avg_pool2d(x, **how) ** 2).sum(), x)[0]
+
+    x = torch.randn(2, 3, 9, 7)
+    graph = make_fx(gradient, decomposition_table=rules(), tracing_mode="fake")(x)
+    assert not any("avg_pool2d_backward" in str(node.target) for node in graph.graph.nodes)
+    torch.testing.assert_close(graph(x), gradient(x))
+
+
+def test_mean_pooling_of_windows_that_overlap_is_refused() -> None:
+    x = torch.randn(1, 1, 6, 6, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="overlap"):
+        make_fx(
+            lambda x: torch.autograd.grad(torch.nn.functional.avg_pool2d(x, 3, 1).sum(), x)[0],
+            decomposition_table=rules(),
+            tracing_mode="fake",
+        )(x)
 
 
 def model_of(kit: Any, kind: str) -> tuple[Model, list[tuple[tuple[torch.Tensor, ...], torch.Tensor]]]:

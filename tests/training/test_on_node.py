@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from PIL import Image
 
 from tierwise._errors import RemoteError
-from tierwise.artifact import Artifact, ImageInput, Preprocessor, read_files, to_payload, write_artifact
+from tierwise.artifact import Artifact, Preprocessor, read_files, to_payload, write_artifact
 from tierwise.cli import main
 from tierwise.training import Feed, TrainingSession, read_folder
 from tierwise.training._tensor_file import read_tensors
@@ -39,86 +35,10 @@ FAST = TrainingOrder(share_frac=1.0)
 WEIGHTS = "tierwise.weights"
 
 
-@dataclasses.dataclass
-class Node:
-    process: subprocess.Popen[str]
-    address: str
-    rest: str
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def trainers(self) -> list[int]:
-        """Processes that this node has started."""
-        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [int(number) for path in found for number in path.read_text().split()]
+Start = Callable[..., Any]
 
 
-Start = Callable[..., Node]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    nodes: list[Node] = []
-
-    def begin(*options: str) -> Node:
-        address = f"unix:{tmp_path}/{len(nodes)}.sock"
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tierwise",
-                "node",
-                "--listen",
-                address,
-                "--rest",
-                "127.0.0.1:0",
-                "--threads",
-                "1",
-                *options,
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path)},
-        )
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " ready on " in line
-        nodes.append(Node(process, address, line.strip().split(", ")[-1]))
-        return nodes[-1]
-
-    yield begin
-    for node in nodes:
-        node.process.terminate()
-    for node in nodes:
-        node.process.wait(20)
-        assert node.process.stdout is not None
-        node.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def painter(small: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """`small`, of PNG pictures."""
-    encoding = ImageInput(encoding="png", height=13, width=13, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
-    manifest = msgspec.structs.replace(small.manifest, input=encoding)
-    files = {entry.name: small.path(entry.name).read_bytes() for entry in small.manifest.files}
-    return write_artifact(tmp_path_factory.mktemp("painter") / "artifact", manifest, files)
-
-
-@pytest.fixture(scope="module")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of albums; in one of them 11 pictures of the classes c0 to c4."""
-    root = tmp_path_factory.mktemp("albums")
-    for i in range(11):
-        folder = root / "today" / f"c{i % 5}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(i).integers(0, 256, (13, 13, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return root
-
-
-def load(node: Node, artifact: Artifact) -> None:
+def load(node: Any, artifact: Artifact) -> None:
     with InferenceClient(node.address) as client:
         client.load("m", None, read_files(artifact))
 
@@ -330,7 +250,7 @@ def test_kills_of_the_whole_node_change_nothing(
     node, rng, steps = start(*options), random.Random(2), []
     load(node, painter)
     with TrainingClient(node.address) as client:
-        client.begin("m", folder_order(swap_every=50))
+        client.begin("m", folder_order(swap_every=50, feature_cache_bytes=1 << 20))
     for _ in range(3):
         with TrainingClient(node.address) as client:
             status = until(client, lambda now: now.state != "restarting" and now.progress.steps > 0)

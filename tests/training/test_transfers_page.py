@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +18,8 @@ PAGE = (ROOT / "docs" / "training" / "accuracy.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def summary() -> ModuleType:
-    path = ROOT / "benchmarks" / "training_transfers_summary.py"
-    spec = importlib.util.spec_from_file_location("training_transfers_summary", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def summary(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("benchmarks/training_transfers_summary.py")
 
 
 @pytest.mark.parametrize("stored", STORED["transfers"], ids=lambda stored: stored["transfer"])

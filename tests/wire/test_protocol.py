@@ -1,8 +1,9 @@
-import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -71,14 +72,8 @@ def test_names_and_numbers_are_the_protocols() -> None:
         assert name in service.methods_by_name
 
 
-def test_the_committed_stubs_are_what_the_script_makes(tmp_path: Path) -> None:
-    script = ROOT / "scripts" / "generate_stubs.py"
-    spec = importlib.util.spec_from_file_location("generate_stubs", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.generate(tmp_path)
+def test_the_committed_stubs_are_what_the_script_makes(tmp_path: Path, program: Callable[[str], ModuleType]) -> None:
+    program("scripts/generate_stubs.py").generate(tmp_path)
     made = {path.name: path.read_text() for path in tmp_path.iterdir()}
     stubs = ROOT / "src" / "tierwise" / "wire" / "_stubs"
     assert made == {name: (stubs / name).read_text() for name in ("open_inference_pb2.py", "open_inference_pb2.pyi")}

@@ -107,7 +107,7 @@ class TrainingPlan(Spec, frozen=True, kw_only=True):
         state_bytes: Trained tensors and the optimiser's, once.
         prefix_macs: Multiply-accumulates of the frozen prefix, for one batch.
         step_macs: Multiply-accumulates of the rest, for one batch.
-        measured_step_s: Median wall time of prefix and step on the machine that compiled, one thread.
+        measured_step_s: Median CPU time of prefix and step on the machine that compiled, one thread.
         measured_on: That machine's processor.
         eager_step_s: The same of eager PyTorch with the same scheme and folded norms; None where it was not measured.
     """
@@ -183,6 +183,8 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
         frozen: File of the frozen weights that the ONNX files refer to (safetensors); None: these hold them.
         predictor: ONNX file of the whole model with ``frozen`` beside it, its trained tensors inputs; None: the first
             segment alone predicts.
+        items_apart: Whether each tensor of ``border`` holds one item behind another, so that those of an item can be
+            kept for when it comes again.
     """
 
     step: str
@@ -205,6 +207,7 @@ class TrainingStep(Spec, frozen=True, kw_only=True):
     packaged: PackagedStep | None = None
     frozen: str | None = None
     predictor: str | None = None
+    items_apart: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -126,6 +126,7 @@ def _compile(
     help="auto: what the compiler chose, where this machine can run it, else onnxruntime.",
 )
 @click.option("--lean", is_flag=True, help="Take the least memory, as planned; somewhat slower.")
+@click.option("--feature-cache", help="Most memory for what the frozen part gives, such as 64MB [default: none].")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Resumed from where it exists; survives a kill.")
 @click.option("--every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between checkpoints.")
 @click.option("--delta", type=click.Path(path_type=Path), help="Write the trained tensors here at the end.")
@@ -140,12 +141,14 @@ def _run(
     threads: int,
     backend: Any,
     lean: bool,
+    feature_cache: str | None,
     checkpoint: Path | None,
     every: int,
     delta: Path | None,
     cache: Path,
 ) -> None:
     """Train ARTIFACT, without torch. An interrupt ends after the step, with a checkpoint where one is asked for."""
+    from tierwise._units import parse_bytes
     from tierwise.artifact import open_artifact
     from tierwise.cli._plain import LineProgress
     from tierwise.training import Feed, TrainingSession
@@ -154,7 +157,8 @@ def _run(
         raise click.UsageError("Give either --task or --folder.")
     opened = open_artifact(artifact)
     items, labels = _items(opened, task_name, folder, cache)
-    session = TrainingSession(opened, threads, backend, lean=lean)
+    room = 0 if feature_cache is None else int(parse_bytes(feature_cache))
+    session = TrainingSession(opened, threads, backend, lean=lean, cache_bytes=room)
     click.echo(f"Backend: {session.backend}.", err=True)
     if checkpoint is not None and checkpoint.exists():
         session.resume(checkpoint)
@@ -163,8 +167,9 @@ def _run(
     losses: list[float] = []
     with _interruptible() as stopped, LineProgress().step("training", max(steps - session.steps, 0)) as advance:
         while session.steps < steps and not stopped:
-            chosen = feed.indices(session.steps)
-            losses.append(session.step(tensors([items[i] for i in chosen.tolist()]), labels[chosen], rate))
+            chosen = feed.indices(session.steps).tolist()
+            inputs = {} if session.knows(chosen) else tensors([items[i] for i in chosen])
+            losses.append(session.step(inputs, labels[chosen], rate, chosen))
             advance(1)
             if checkpoint is not None and session.steps % every == 0:
                 session.save(checkpoint)

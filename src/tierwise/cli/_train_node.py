@@ -36,6 +36,7 @@ __all__ = ["delta", "start", "status", "stop", "worker"]
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order of items.")
 @click.option("--lean", is_flag=True, help="Take the least memory, some speed for it.")
+@click.option("--feature-cache", help="Most memory for what the frozen part gives, such as 64MB [default: none].")
 @click.option("--fresh", is_flag=True, help="Begin from the artifact's weights though there is a checkpoint.")
 @credentials
 def start(
@@ -49,9 +50,11 @@ def start(
     share: float,
     seed: int,
     lean: bool,
+    feature_cache: str | None,
     fresh: bool,
 ) -> None:
     """Train MODEL on the node at ADDRESS, beside its serving."""
+    from tierwise._units import parse_bytes
     from tierwise.wire import TrainingClient, TrainingOrder
 
     order = TrainingOrder(
@@ -63,6 +66,7 @@ def start(
         steps=steps,
         seed=seed,
         lean=lean,
+        feature_cache_bytes=0 if feature_cache is None else int(parse_bytes(feature_cache)),
         fresh=fresh,
     )
     with TrainingClient(node, timeout_s=600.0) as client:

@@ -122,6 +122,7 @@ _SCHEMAS: Final[dict[str, Any]] = {
         folder={"type": ["string", "null"]},
         seed={"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
         lean=_FLAG,
+        feature_cache_bytes={"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
         fresh=_FLAG,
     ),
     "Training": _object(

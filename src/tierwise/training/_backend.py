@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, final
 
@@ -28,8 +28,15 @@ BackendName = Literal["auto", "onnxruntime", "aotinductor", "hybrid"]
 class Backend(Protocol):
     """Takes steps on a state of its own. A step that raises has changed nothing."""
 
+    def knows(self, items: Sequence[int]) -> bool:
+        """Whether what is frozen was computed for all of ``items`` and kept, so that it reads no inputs for them."""
+
     def step(
-        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], scalars: tuple[float, ...]
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.int64],
+        scalars: tuple[float, ...],
+        items: Sequence[int] | None = None,
     ) -> float:
         """One step; the loss before it.
 
@@ -37,6 +44,7 @@ class Backend(Protocol):
             inputs: Model inputs by name.
             labels: Classes, [n].
             scalars: What `tierwise.artifact.Optimiser.scalar_values` says.
+            items: A number for each item, by which it is known when it comes again; None: items do not come again.
 
         Raises:
             InputError: The loss is not a finite number.
@@ -85,6 +93,7 @@ def open_backend(
     *,
     lean: bool = False,
     frozen: Frozen | None = None,
+    cache_bytes: int = 0,
 ) -> tuple[Backend, str]:
     """The engine of a step and its name.
 
@@ -96,6 +105,7 @@ def open_backend(
         wanted: ``auto``: what the compiler chose where this machine can run it, else ONNX Runtime.
         lean: In the least memory, which is ONNX Runtime.
         frozen: The frozen weights, mapped, for ONNX Runtime.
+        cache_bytes: Most that features of items may take, so that what is frozen is not computed for them again.
 
     Raises:
         ArtifactError: A file cannot be loaded.
@@ -104,7 +114,8 @@ def open_backend(
     why = "the leanest step is that of ONNX Runtime" if lean else misfit(spec)
     packaged = None if spec.packaged is None else spec.packaged.backend
     if wanted == "onnxruntime" or (wanted == "auto" and (why is not None or packaged is None)):
-        return _Apart(lambda: Engine(folder, spec, state, threads, lean=lean, frozen=frozen)), "onnxruntime"
+        engine = functools.partial(Engine, lean=lean, frozen=frozen, cache_bytes=cache_bytes)
+        return _Apart(lambda: engine(folder, spec, state, threads)), "onnxruntime"
     if why is None and wanted not in ("auto", packaged):
         why = f"the artifact's packaged step is for {packaged}"
     if why is not None:
@@ -116,7 +127,7 @@ def open_backend(
         )
     # By its name alone: this half of the room must not import what imports torch.
     room = importlib.import_module("tierwise.training.torch_backend")
-    return _Apart(lambda: cast(Backend, room.PackagedEngine(folder, spec, state, threads))), str(packaged)
+    return _Apart(lambda: cast(Backend, room.PackagedEngine(folder, spec, state, threads, cache_bytes))), str(packaged)
 
 
 @final
@@ -130,11 +141,19 @@ class _Apart:
     def __init__(self, make: Callable[[], Backend]) -> None:
         self._backend = apart(make)
 
+    def knows(self, items: Sequence[int]) -> bool:
+        """See `Backend.knows`."""
+        return self._backend.knows(items)
+
     def step(
-        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], scalars: tuple[float, ...]
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.int64],
+        scalars: tuple[float, ...],
+        items: Sequence[int] | None = None,
     ) -> float:
         """See `Backend.step`."""
-        return apart(functools.partial(self._backend.step, inputs, labels, scalars))
+        return apart(functools.partial(self._backend.step, inputs, labels, scalars, items))
 
     def state(self) -> Arrays:
         """See `Backend.state`."""

@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-from tierwise._errors import ArtifactError, InputError, TierwiseError
+from tierwise._errors import InputError, TierwiseError
 from tierwise.artifact import TrainingStep
 from tierwise.training._frozen import Frozen
+from tierwise.training._onnx_session import open_session
+from tierwise.training._prefix import Prefix
 from tierwise.training._tensor_file import Arrays
 
-__all__ = ["Engine", "open_session"]
+__all__ = ["Engine"]
 
 _CHECK = "loss_checked"
-_TYPES = {
-    "tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_, "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8, "tensor(double)": np.float64,
-}  # fmt: skip
-
-
-def open_session(
-    path: Path, threads: int, *, planned: bool = False, exactly: bool = False, frozen: Frozen | None = None
-) -> Any:
-    """A session that flushes denormals: momentum decays into them, where arithmetic is up to a hundred times slower.
-
-    Args:
-        path: Of the graph.
-        threads: Of one operator.
-        planned: The nodes stand in the order in which they need least memory: run them so, give every buffer back
-            behind its last reader, and keep none for the next step.
-        exactly: Run the nodes as they are; layouts of this processor would be faster, in an order of their own.
-        frozen: Weights of the graph that are read where they lie, and not copied into an order of the kernels' own;
-            must live as long as the session. None: ONNX Runtime reads and copies them.
-
-    Raises:
-        ArtifactError: ONNX Runtime cannot load the file.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    for key in ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning"):
-        options.add_session_config_entry(key, "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    if planned:
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # of what can run, what stands first in the file
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = False
-    if frozen is not None:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        for name, value in frozen.values.items():
-            options.add_initializer(name, value)
-    if exactly:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-        raise ArtifactError(
-            f"ONNX Runtime must be able to load the graph ({str(error).splitlines()[0][:300]})", where=path
-        ) from error
 
 
 @final
@@ -79,6 +33,7 @@ class Engine:
         lean: Run the planned order in the least memory, and write the next state over the last one; nobody else may
             read it meanwhile.
         frozen: The frozen weights of both graphs, mapped; None: each session reads them for itself.
+        cache_bytes: Most that features may take, see `Prefix`.
 
     Raises:
         ArtifactError: A file cannot be loaded.
@@ -93,6 +48,7 @@ class Engine:
         *,
         lean: bool = False,
         frozen: Frozen | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         import onnxruntime as ort
 
@@ -100,15 +56,31 @@ class Engine:
         self._step = open_session(folder / spec.step, threads, planned=lean, exactly=lean, frozen=frozen)
         self._prefix = None
         if spec.prefix is not None:
-            self._prefix = open_session(folder / spec.prefix, threads, planned=lean, frozen=frozen)
+            self._prefix = Prefix(
+                folder / spec.prefix,
+                spec,
+                threads,
+                lean=lean,
+                frozen=frozen,
+                cache_bytes=cache_bytes,
+                whole={value.name: value.shape for value in self._step.get_inputs()},
+            )
         self._taken = {value.name for value in self._step.get_inputs()}
         self._now = {name: ort.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in state.items()}
         self._next = self._now
         if not lean:
             self._next = {n: ort.OrtValue.ortvalue_from_numpy(np.zeros_like(array)) for n, array in state.items()}
 
+    def knows(self, items: Sequence[int]) -> bool:
+        """See `Backend.knows`."""
+        return self._prefix is not None and self._prefix.knows(items)
+
     def step(
-        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], scalars: tuple[float, ...]
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.int64],
+        scalars: tuple[float, ...],
+        items: Sequence[int] | None = None,
     ) -> float:
         """One step in place; the loss before it.
 
@@ -124,10 +96,9 @@ class Engine:
         fed = {name: np.require(array, requirements="C") for name, array in fed.items() if name in self._taken}
         binding = self._step.io_binding()
         try:
-            border = self._border(inputs)  # as above
-            for name, value in border.items():
-                binding.bind_ortvalue_input(name, value)
-            for name, array in fed.items():
+            border = {} if self._prefix is None else self._prefix(inputs, items)
+            self._release()
+            for name, array in (*border.items(), *fed.items()):
                 binding.bind_cpu_input(name, array)
             for name, value in self._now.items():
                 if name in self._taken:
@@ -170,25 +141,6 @@ class Engine:
             raise InputError(f"the state must hold {len(self._now)} tensors", got=len(state))
         for name, value in self._now.items():
             value.update_inplace(np.ascontiguousarray(state[name], np.float32))
-
-    def _border(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-        if self._prefix is None:
-            return {}
-        binding = self._prefix.io_binding()
-        held = {name: np.ascontiguousarray(inputs[name]) for name in self._spec.inputs}
-        shapes = {value.name: (value.type, tuple(value.shape)) for value in self._step.get_inputs()}
-        border = {name: np.empty(shapes[name][1], _TYPES[shapes[name][0]]) for name in self._spec.border}
-        made = {value.name: tuple(value.shape) for value in self._prefix.get_outputs()}
-        items = self._spec.prefix_items
-        for first in range(0, self._spec.batch, items):
-            for name, array in held.items():
-                binding.bind_cpu_input(name, array[first : first + items])
-            for name, array in border.items():
-                part = array if made[name] == array.shape else array[first : first + items]
-                binding.bind_output(name, "cpu", 0, array.dtype.type, list(part.shape), part.ctypes.data)
-            self._prefix.run_with_iobinding(binding)
-        self._release()
-        return {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in border.items()}
 
     def _release(self) -> None:
         """Prefix and step read other weights: what one has read is not kept in memory for the other's time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -16,9 +16,9 @@ from tierwise.artifact import Artifact, TrainingStep
 from tierwise.training._adapter import merge
 from tierwise.training._apart import apart
 from tierwise.training._backend import BackendName, open_backend
-from tierwise.training._engine import open_session
 from tierwise.training._frozen import Frozen
 from tierwise.training._labels import check_labels
+from tierwise.training._onnx_session import open_session
 from tierwise.training._start import Start, give_back
 from tierwise.training._tensor_file import TensorFile, read_tensors, write_tensors
 from tierwise.training._verify import Replay, replay
@@ -57,8 +57,10 @@ def plan_of(artifact: Artifact) -> str:
         f"Memory beyond weights when run lean, predicted: {format_bytes(plan.predicted_bytes)} in between (frozen part "
         f"{format_bytes(plan.predicted_prefix_peak_bytes)}, step {format_bytes(plan.predicted_peak_bytes)}, "
         f"handed over {format_bytes(plan.border_bytes)}), {format_bytes(plan.state_bytes)} of state",
-        f"Time of a step, measured while compiling, one thread: {format_seconds(plan.measured_step_s)}{eager}",
+        f"CPU time of a step, measured while compiling, one thread: {format_seconds(plan.measured_step_s)}{eager}",
     ]
+    if spec.prefix is not None and (spec.items_apart or spec.batch == 1):
+        lines.append(f"Features of one item in a feature cache: {format_bytes(plan.border_bytes / spec.batch)}")
     return "\n".join([*lines, *spec.notes])
 
 
@@ -75,6 +77,7 @@ class TrainingSession:
         lean: Take the least memory, some speed for it: the planned order, no arena, and every new tensor is written
             over the old one. Nobody may predict meanwhile, and behind a step that ONNX Runtime could not finish (no
             memory, say) a checkpoint must be read again.
+        cache_bytes: Most memory for what the frozen part gives for items that come again, see `step`.
 
     Attributes:
         spec: The compiled step.
@@ -93,7 +96,13 @@ class TrainingSession:
     """
 
     def __init__(
-        self, artifact: Artifact, threads: int = 1, backend: BackendName = "auto", *, lean: bool = False
+        self,
+        artifact: Artifact,
+        threads: int = 1,
+        backend: BackendName = "auto",
+        *,
+        lean: bool = False,
+        cache_bytes: int = 0,
     ) -> None:
         self._artifact, self._threads = artifact, threads
         self.spec = training_step_of(artifact)
@@ -102,7 +111,14 @@ class TrainingSession:
             self._frozen = Frozen(artifact.path(self.spec.frozen))
         self._start = Start(artifact.path(self.spec.state), self.spec)
         self._engine, self.backend = open_backend(
-            artifact.directory, self.spec, self._start, threads, backend, lean=lean, frozen=self._frozen
+            artifact.directory,
+            self.spec,
+            self._start,
+            threads,
+            backend,
+            lean=lean,
+            frozen=self._frozen,
+            cache_bytes=cache_bytes,
         )
         if lean:
             give_back()
@@ -124,26 +140,38 @@ class TrainingSession:
         self._engine.load(self._start)
         self.steps = 0
 
+    def knows(self, items: Sequence[int]) -> bool:
+        """Whether a step with these ``items`` needs no inputs: all that is made of them was computed and kept."""
+        return not self.spec.others and self._engine.knows(items)
+
     def step(
-        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], rate: float | None = None
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.int64],
+        rate: float | None = None,
+        items: Sequence[int] | None = None,
     ) -> float:
         """Learn from one batch; the loss before it.
 
         Args:
-            inputs: Model inputs by name, exactly ``spec.batch`` items.
+            inputs: Model inputs by name, exactly ``spec.batch`` items; none where all ``items`` are known.
             labels: Classes, [n]; for tokens the one behind each place, [n, length], or `IGNORED`.
             rate: Learning rate; None: the optimiser's.
+            items: A number for each item, always the same for the same inputs: what the frozen part gives for it is
+                kept where the cache has room, and not computed again.
 
         Raises:
             InputError: A wrong count of items, a label that is no class, or a loss that is not finite; nothing changed.
             TierwiseError: ONNX Runtime failed; nothing changed, unless the session is lean.
         """
-        counts = {len(labels), *(len(array) for array in inputs.values())}
+        counts = {len(labels), *(len(array) for array in inputs.values()), *([] if items is None else [len(items)])}
         if counts != {self.spec.batch}:
             raise InputError(f"a batch must have {self.spec.batch} items", got=sorted(counts), where="training step")
+        if not inputs and (items is None or not self.knows(items)):
+            raise InputError("a batch must have inputs where its items are not all known", where="training step")
         check_labels(labels, self.spec)
         scalars = self.spec.optimiser.scalar_values(self.steps + 1, rate or self.spec.optimiser.rate)
-        loss = self._engine.step(inputs, np.asarray(labels, np.int64), scalars)
+        loss = self._engine.step(inputs, np.asarray(labels, np.int64), scalars, items)
         self.steps += 1
         return loss
 

@@ -93,7 +93,9 @@ class _Trainer:
         self._charge, self._order, self._tells = charge, charge.order, tells
         self._folder = Path(charge.folder)
         artifact = open_artifact(Path(charge.artifact))
-        self._artifact, self._session = artifact, TrainingSession(artifact, lean=charge.order.lean)
+        room = charge.order.feature_cache_bytes
+        self._artifact = artifact
+        self._session = TrainingSession(artifact, lean=charge.order.lean, cache_bytes=room)
         self._prepare = Preprocessor(artifact.manifest.input, artifact.directory, charge.inputs)
         self._items = None if charge.items is None else _Items(artifact, charge, self._session.spec.batch)
         checkpoint = self._folder / CHECKPOINT
@@ -137,11 +139,10 @@ class _Trainer:
         try:
             if ask is not None:
                 self._check(ask)
-                inputs, labels = self._sent(content)
+                loss = self._session.step(*self._sent(content), self._order.rate)
             else:
                 assert self._items is not None
-                inputs, labels = self._items.batch(self._session.steps)
-            loss = self._session.step(inputs, labels, self._order.rate)
+                loss = self._items.step(self._session, self._order.rate)
         except Exception as error:
             # Whatever a client sends, the next batch is another; a folder would bring the same one again.
             self._pace.worked(began_s)
@@ -292,11 +293,13 @@ class _Items:
             )
         write_whole(path, course)
 
-    def batch(self, step: int) -> tuple[Tensors, npt.NDArray[np.int64]]:
-        """Model inputs and labels of a step."""
-        chosen = self._feed.indices(step)
-        items = [self._items[i] for i in chosen.tolist()]
-        return self._prepare(to_payload(self._encoding, items)), self._labels[chosen]
+    def step(self, session: TrainingSession, rate: float | None) -> float:
+        """The next step of ``session``; the loss before it."""
+        chosen = self._feed.indices(session.steps).tolist()
+        inputs: Tensors = {}
+        if not session.knows(chosen):
+            inputs = self._prepare(to_payload(self._encoding, [self._items[i] for i in chosen]))
+        return session.step(inputs, self._labels[chosen], rate, chosen)
 
     def _fingerprint(self) -> bytes:
         whole = hashlib.sha256(self._labels.tobytes())

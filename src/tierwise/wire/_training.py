@@ -60,6 +60,8 @@ class TrainingOrder(Spec, frozen=True, kw_only=True):
         steps: Steps in all, resumed ones included, after which it is done; None: it has no end.
         seed: Of the order of a folder's items.
         lean: Take the least memory, some speed for it.
+        feature_cache_bytes: Most memory for what the frozen part gives for a folder's items, so that it is computed for
+            each of them once.
         fresh: Whether to begin from the artifact's weights though there is a checkpoint.
     """
 
@@ -71,6 +73,7 @@ class TrainingOrder(Spec, frozen=True, kw_only=True):
     steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     lean: bool = False
+    feature_cache_bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     fresh: bool = False
 
 

@@ -41,11 +41,11 @@ from tierwise.training.compiler._frozen import frozen_apart, without
 from tierwise.training.compiler._joint import Joint, capture_step, start_values
 from tierwise.training.compiler._model import Model, read_model
 from tierwise.training.compiler._onnx import predictor_to_onnx
-from tierwise.training.compiler._parts import Parts, frozen_prefix, plan_parts
+from tierwise.training.compiler._parts import Parts, are_items_apart, frozen_prefix, plan_parts
 from tierwise.training.compiler._passes import macs, simplify
 from tierwise.training.compiler._reference import Batch, Eager, mute, run_eager
 from tierwise.training.compiler._resolve import resolve
-from tierwise.training.compiler._split import divide
+from tierwise.training.compiler._split import Part, divide
 from tierwise.training.compiler._trial import packages, tried
 
 __all__ = ["Lesson", "compile_task", "compile_training", "lesson_of"]
@@ -185,24 +185,19 @@ def compile_training(
         (tuple(torch.from_numpy(np.array(a)) for a in x.values()), torch.from_numpy(y)) for x, y in lesson.batches
     ]
     with progress.step("capturing the training step", None):
-        model = read_model(module, {n: _two(torch.from_numpy(np.array(a))) for n, a in lesson.batches[0][0].items()})
-        model = adapt(model, scheme.lora)
-        trained, notes = _audible(model, resolve(scheme, model), batches[0])
-        joint = capture_step(model, trained, optimiser, *batches[0])
-        simplify(joint.graph)
-        prefix, step = divide(joint)
+        taken = _captured(module, lesson, scheme, optimiser, batches)
+    model, trained = taken.model, taken.trained
     with progress.step("exporting", None):
         again = partial(frozen_prefix, model, trained, optimiser, batches[0])
-        parts = plan_parts(step, prefix, len(batches[0][1]), again, bit_masks=bit_masks)
-        spec = _spec(joint, parts, trained, optimiser, scheme, len(batches[0][1]), notes)
-        spec = msgspec.structs.replace(spec, label_shape=tuple(batches[0][1].shape[1:]), adapters=model.adapters)
+        parts = plan_parts(taken.step, taken.prefix, len(batches[0][1]), again, bit_masks=bit_masks)
+        spec = _spec(taken, parts, optimiser, scheme, batches[0])
         _fits(spec.plan, most_bytes)
         start = start_values(model, trained)
         predictor = predictor_to_onnx(model, trained, start, [_two(x) for x in batches[0][0]])
         files: dict[str, bytes | Path] = {**_graphs(parts, predictor, trained), **lesson.files}
         files[_STATE] = pack({name: tensor.numpy() for name, tensor in start.items()})
     with progress.step("compiling backends", None):
-        made, remarks = packages(joint, prefix, step, backend)
+        made, remarks = packages(taken.joint, taken.prefix, taken.step, backend)
         spec = msgspec.structs.replace(spec, notes=(*spec.notes, *remarks))
     with progress.step("replaying against eager PyTorch", None):
         vectors = _vectors(model, trained, optimiser, lesson, batches)
@@ -213,6 +208,39 @@ def compile_training(
         if spec.packaged is not None and machine_code is not None:
             files[spec.packaged.file] = machine_code
     return write_artifact(directory, _manifest(lesson, _segment(predictor, model), spec), files)
+
+
+@final
+@dataclass(frozen=True)
+class _Captured:
+    """A model, and one step of it as graphs that nobody has planned yet.
+
+    Attributes:
+        model: What was read of the module, adapters included.
+        trained: What is trained of it, and changes the loss.
+        joint: All of the step.
+        prefix: What of it never changes; None: nothing.
+        step: The rest.
+        notes: Remarks.
+    """
+
+    model: Model
+    trained: tuple[Trained, ...]
+    joint: Joint
+    prefix: Part | None
+    step: Part
+    notes: tuple[str, ...]
+
+
+def _captured(
+    module: torch.nn.Module, lesson: Lesson, scheme: Scheme, optimiser: Optimiser, batches: Sequence[Batch]
+) -> _Captured:
+    model = read_model(module, {n: _two(torch.from_numpy(np.array(a))) for n, a in lesson.batches[0][0].items()})
+    model = adapt(model, scheme.lora)
+    trained, notes = _audible(model, resolve(scheme, model), batches[0])
+    joint = capture_step(model, trained, optimiser, *batches[0])
+    simplify(joint.graph)
+    return _Captured(model, trained, joint, *divide(joint), notes)
 
 
 def _graphs(parts: Parts, predictor: onnx.ModelProto, trained: Sequence[Trained]) -> dict[str, bytes]:
@@ -311,16 +339,9 @@ def _doubt(
     return relative_error(finals, {name: vectors[f"final.{name}"] for name in finals})
 
 
-def _spec(
-    joint: Joint,
-    parts: Parts,
-    trained: tuple[Trained, ...],
-    optimiser: Optimiser,
-    scheme: Scheme,
-    batch: int,
-    notes: tuple[str, ...],
-) -> TrainingStep:
-    prefix, front = parts.prefix, parts.prefix_plan
+def _spec(taken: _Captured, parts: Parts, optimiser: Optimiser, scheme: Scheme, batch: Batch) -> TrainingStep:
+    joint, trained, prefix, front = taken.joint, taken.trained, parts.prefix, parts.prefix_plan
+    inputs, labels = batch
     known = [name for name, kind in zip(joint.names, joint.kinds, strict=True) if kind == "input"]
     state_bytes = sum(4 * int(np.prod(one.shape)) * (1 + optimiser.slots) for one in trained)
     return TrainingStep(
@@ -330,7 +351,7 @@ def _spec(
         frozen=_FROZEN,
         predictor=_PREDICTOR,
         vectors=_VECTORS,
-        batch=batch,
+        batch=len(labels),
         prefix_items=parts.items,
         classes=joint.classes,
         inputs=() if prefix is None else prefix.inputs,
@@ -345,10 +366,13 @@ def _spec(
             predicted_prefix_peak_bytes=0 if front is None else front.timeline.peak_bytes,
             border_bytes=parts.border_bytes,
             state_bytes=state_bytes,
-            prefix_macs=0 if prefix is None else macs(prefix.graph) * batch // parts.items,
+            prefix_macs=0 if prefix is None else macs(prefix.graph) * len(labels) // parts.items,
             step_macs=macs(parts.step.graph),
             measured_step_s=1.0,
             measured_on=platform.processor() or platform.machine(),
         ),
-        notes=notes,
+        notes=taken.notes,
+        label_shape=tuple(labels.shape[1:]),
+        adapters=taken.model.adapters,
+        items_apart=are_items_apart(taken.prefix, dict(zip(taken.model.inputs, inputs, strict=True))),
     )

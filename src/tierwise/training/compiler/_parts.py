@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -20,7 +20,7 @@ from tierwise.training.compiler._passes import simplify
 from tierwise.training.compiler._reference import Batch
 from tierwise.training.compiler._split import Part, divide
 
-__all__ = ["Parts", "border_bytes", "frozen_prefix", "plan_parts"]
+__all__ = ["Parts", "are_items_apart", "border_bytes", "frozen_prefix", "plan_parts"]
 
 
 @final
@@ -75,6 +75,30 @@ def border_bytes(step: Part, prefix: Part) -> int:
     holders = [node for node in step.graph.graph.nodes if node.op == "placeholder"]
     values = [n.meta["val"] for n, name in zip(holders, step.inputs, strict=True) if name in prefix.outputs]
     return sum(int(value.numel()) * int(value.element_size()) for value in values)
+
+
+def are_items_apart(prefix: Part | None, inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether each output of the prefix holds what it makes of one item behind what it makes of the one before.
+
+    Found out with the items in another order: a tensor [items * heads, ...] may be sorted by either.
+
+    Args:
+        prefix: For a whole batch.
+        inputs: A batch.
+    """
+    if prefix is None:
+        return False
+    given = [inputs[name] for name in prefix.inputs]
+    batch = len(given[0])
+    with torch.no_grad():
+        before, behind = prefix.graph(*given), prefix.graph(*(x.roll(1, 0) for x in given))
+    for one, other in zip(before, behind, strict=True):
+        if one.ndim == 0 or len(one) % batch:
+            return False
+        turned = one.reshape(batch, -1).roll(1, 0)
+        if not torch.allclose(turned.double(), other.reshape(batch, -1).double(), rtol=1e-4, atol=1e-5):
+            return False
+    return True
 
 
 def frozen_prefix(

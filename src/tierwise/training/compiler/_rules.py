@@ -27,6 +27,7 @@ def rules() -> dict[Any, Callable[..., Any]]:
     table.update(get_decompositions([getattr(_ATEN, name) for name in names]))
     table[_ATEN.convolution_backward.default] = convolution_backward
     table[_ATEN.max_pool2d_with_indices_backward.default] = _max_pool_backward
+    table[_ATEN.avg_pool2d_backward.default] = _average_pool_backward
     table[_ATEN.embedding_dense_backward.default] = _embedding_backward
     table[_ATEN.slice_backward.default] = _slice_backward
     table[_ATEN.select_backward.default] = _select_backward
@@ -63,6 +64,20 @@ def _max_pool_backward(
 ) -> torch.Tensor:
     flat = torch.zeros_like(x).flatten(2)
     return flat.scatter_add(2, where.flatten(2), grad.flatten(2)).reshape(x.shape)
+
+
+def _average_pool_backward(
+    grad: torch.Tensor, x: torch.Tensor, kernel: Any, stride: Any, padding: Any, ceil: bool, counted: bool, divisor: Any
+) -> torch.Tensor:
+    """Of windows that lie side by side: every element of one has an equal share of its gradient."""
+    high, wide = (*kernel, *kernel)[:2]
+    n, c, rows, columns = grad.shape
+    if ((*stride, *stride) or (high, wide))[:2] != (high, wide) or any(padding) or ceil:
+        raise NotImplementedError("aten.avg_pool2d_backward of windows that overlap, or reach over the border")
+    shares = (grad / (divisor or high * wide)).reshape(n, c, rows, 1, columns, 1)
+    whole = shares.expand(n, c, rows, high, columns, wide).reshape(n, c, rows * high, columns * wide)
+    more = [x.shape[2 + a] - whole.shape[2 + a] for a in (0, 1)]
+    return torch.nn.functional.pad(whole, [0, more[1], 0, more[0]]) if any(more) else whole
 
 
 def _embedding_backward(grad: torch.Tensor, ids: torch.Tensor, rows: int, padding: int, scaled: bool) -> torch.Tensor:

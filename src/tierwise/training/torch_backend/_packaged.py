@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -12,8 +12,8 @@ import torch
 
 from tierwise._errors import ArtifactError, InputError, TierwiseError
 from tierwise.artifact import TrainingStep
+from tierwise.training._prefix import Prefix
 from tierwise.training._tensor_file import Arrays
-from tierwise.training.torch_backend._prefix import Prefix
 
 __all__ = ["PackagedEngine"]
 
@@ -30,17 +30,27 @@ class PackagedEngine:
         spec: What they are; with a packaged step.
         state: All trained tensors and slots by their names in the graphs.
         threads: Threads of both engines.
+        cache_bytes: Most that features may take, see `Prefix`; a package without one in front keeps none.
 
     Raises:
         ArtifactError: A file cannot be loaded.
     """
 
-    def __init__(self, folder: Path, spec: TrainingStep, state: Mapping[str, npt.NDArray[Any]], threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: TrainingStep,
+        state: Mapping[str, npt.NDArray[Any]],
+        threads: int,
+        cache_bytes: int = 0,
+    ) -> None:
         if spec.packaged is None:
             raise ArtifactError("the artifact must hold a packaged step", where=folder)
         self._spec, self._package = spec, spec.packaged
         hybrid = self._package.backend == "hybrid" and spec.prefix is not None
-        self._prefix = Prefix(folder / str(spec.prefix), spec, threads) if hybrid else None
+        self._prefix: Prefix | None = None
+        if hybrid:
+            self._prefix = Prefix(folder / str(spec.prefix), spec, threads, cache_bytes=cache_bytes)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(True)
         try:
@@ -53,8 +63,16 @@ class PackagedEngine:
             ) from error
         self._now = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
 
+    def knows(self, items: Sequence[int]) -> bool:
+        """See `Backend.knows`."""
+        return self._prefix is not None and self._prefix.knows(items)
+
     def step(
-        self, inputs: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int64], scalars: tuple[float, ...]
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        labels: npt.NDArray[np.int64],
+        scalars: tuple[float, ...],
+        items: Sequence[int] | None = None,
     ) -> float:
         """One step; the loss before it.
 
@@ -65,7 +83,7 @@ class PackagedEngine:
         named = zip(self._spec.optimiser.scalars, scalars, strict=True)
         fed: dict[str, Any] = {**inputs, "labels": labels, **{n: np.array(value, np.float32) for n, value in named}}
         try:
-            fed.update({} if self._prefix is None else self._prefix(inputs))
+            fed.update({} if self._prefix is None else self._prefix(inputs, items))
             given = [
                 self._now[name]
                 if name in self._now
