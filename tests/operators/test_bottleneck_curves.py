@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,15 +15,8 @@ PAGE = ROOT / "docs" / "bottlenecks.md"
 
 
 @pytest.fixture(scope="module")
-def summary() -> ModuleType:
-    path = ROOT / "benchmarks" / "bottlenecks_summary.py"
-    spec = importlib.util.spec_from_file_location("bottlenecks_summary", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def summary(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("benchmarks/bottlenecks_summary.py")
 
 
 def _task(path: Path) -> str:
