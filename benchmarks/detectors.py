@@ -39,7 +39,7 @@ from tierwise.codecs import (
 from tierwise.measure import Silent, read_environment
 from tierwise.operators import Bottleneck, Filter, Identity, Lesson, build
 from tierwise.operators._filtering import area_under_curve
-from tierwise.operators._views import seen
+from tierwise.operators._views import seen, tiles, tiles_hold
 from tierwise.runtime import Executor
 from tierwise.tasks import (
     BoxScores,
@@ -69,8 +69,6 @@ FILTERS = (
 """Share of the arithmetic before the filter, and how features are gathered."""
 
 _FEATURES = Lesson(features="all", epochs=30, batch=4, milestones=(0.5, 0.8))
-_STREET_EPOCHS = 9
-"""Of 113 frames and 277 pictures more: as many steps as 30 of the frames alone."""
 _AT_THE_CUT = msgspec.structs.replace(_FEATURES, features="cut")
 _BEHIND = Lesson(
     trains=("decoder", "tail"), cross_entropy=1.0, codec="round", epochs=15, batch=8, learning_rate=3e-4,
@@ -84,39 +82,33 @@ def settings(street: Path) -> Iterator[tuple[str, Bottleneck]]:
     """(name, spec without a seed).
 
     ``front``: the device keeps the model's own front and narrows what that gives, in whole numbers of 4 bits that the
-    lessons see. The others have an encoder of their own in its place. ``street``: lessons of features see the pictures
-    in that folder too, in as many steps.
+    lessons see. The others have an encoder of their own in its place. ``street``: lessons of features see the 277
+    pictures in that folder beside the 113 frames, in as many epochs.
     """
+    more = Unlabelled(folder=str(street))
     own = Bottleneck(preset="ghnd", cut=CUT, channels=3, width=16)
     kept = Bottleneck(preset="ghnd", cut=CUT, family="autoencoder", channels=6, bits=4)
     for name, common, codec in (("", own, "none"), ("front ", kept, "round")):
         features, at_the_cut = (msgspec.structs.replace(one, codec=codec) for one in (_FEATURES, _AT_THE_CUT))
-        for method, lessons in (
-            ("hnd", (at_the_cut,)),
-            ("ghnd", (features,)),
-            ("bottlefit", (features, _BEHIND)),
-            ("hnd and boxes", (at_the_cut, _BEHIND)),
-        ):
-            yield f"{name}{method} {common.channels}ch", msgspec.structs.replace(common, lessons=lessons)
-        if common is own:
-            continue
-        features, at_the_cut = (msgspec.structs.replace(one, epochs=_STREET_EPOCHS) for one in (features, at_the_cut))
-        more = Unlabelled(folder=str(street))
-        for method, lessons in (
-            ("hnd and boxes", (at_the_cut, _BEHIND)),
-            ("hnd", (at_the_cut,)),
-            ("ghnd", (features,)),
-        ):
-            spec = msgspec.structs.replace(common, lessons=lessons, unlabelled=more)
-            yield f"street {name}{method} {common.channels}ch", spec
+        methods = {
+            "hnd": (at_the_cut,),
+            "ghnd": (features,),
+            "bottlefit": (features, _BEHIND),
+            "hnd and boxes": (at_the_cut, _BEHIND),
+        }
+        for method, lessons in methods.items():
+            spec = msgspec.structs.replace(common, lessons=lessons)
+            yield f"{name}{method} {spec.channels}ch", spec
+            yield f"street {name}{method} {spec.channels}ch", msgspec.structs.replace(spec, unlabelled=more)
     lessons = (_RATED, msgspec.structs.replace(_BEHIND, epochs=10))
     student = Bottleneck(preset="entropic-student", cut=CUT, channels=6, lessons=lessons)
     yield "entropic-student", student
     kept = msgspec.structs.replace(student, family="autoencoder", channels=12)
     yield "front entropic-student", kept
     for rate in (0.02, 0.005):
-        cheaper = (msgspec.structs.replace(_RATED, rate=rate), _BEHIND)
-        yield f"front entropic-student rate {rate}", msgspec.structs.replace(kept, lessons=cheaper)
+        cheaper = msgspec.structs.replace(kept, lessons=(msgspec.structs.replace(_RATED, rate=rate), _BEHIND))
+        yield f"front entropic-student rate {rate}", cheaper
+        yield f"street front entropic-student rate {rate}", msgspec.structs.replace(cheaper, unlabelled=more)
 
 
 def scores(found: np.ndarray, task: Task, split: str, whole: np.ndarray | None) -> dict[str, Any]:
@@ -222,6 +214,20 @@ def filter_cell(task: Task, spec: Filter, cache: Path) -> dict[str, Any]:
     }
 
 
+def own_score_cell(task: Task, executor: Executor) -> dict[str, Any]:
+    """What the filters' tiles are told apart by when all of the detector runs: by its best box."""
+    found: dict[str, Any] = {}
+    for split in SPLITS:
+        held, clear = tiles_hold(task.splits[split].labels)
+        best = []
+        for item in task.splits[split].items:
+            parts = {name: tiles(array) for name, array in task.tensors([item]).items()}
+            best.append(executor.run(parts)["detections"][:, :, 4].max(1))
+        nothing = -np.concatenate(best)[clear]
+        found[split] = {"roc_auc": area_under_curve(nothing, held[clear])}
+    return found
+
+
 def street_pictures(folder: Path, state: Path) -> Path:
     """The training pictures of `emergency-vehicles`, as files without their labels."""
     spec = DetectionTask(data=VehicleBoxes(name="emergency-vehicles", keep_suspects=True), subject=FastestDet())
@@ -246,6 +252,7 @@ def todo(seeds: int, street: Path) -> Iterator[tuple[str, Any]]:
         for quality in qualities:
             for side in (None, 352):
                 yield f"{kind} q{quality} {side or 'own'}", (kind, quality, side)
+    yield "filter own score", "own score"
     for frac, pool in FILTERS:
         for seed in range(seeds):
             yield f"filter {frac} {pool} seed {seed}", Filter(head_frac=frac, pool=pool, seed=seed)
@@ -286,6 +293,8 @@ def main() -> None:
             cell = {split: scores(whole[split], task, split, None) for split in SPLITS}
             for split in SPLITS:  # the files as they are in the set
                 cell[split]["bytes"] = float(np.mean([len(item) for item in task.splits[split].items]))
+        elif what == "own score":
+            cell = own_score_cell(task, executor)
         elif isinstance(what, Filter):
             cell = filter_cell(task, what, asked.out)
         elif isinstance(what, Bottleneck):
