@@ -74,8 +74,14 @@ _BEHIND = Lesson(
     trains=("decoder", "tail"), cross_entropy=1.0, codec="round", epochs=15, batch=8, learning_rate=3e-4,
     weight_decay=0.01, schedule="cosine",
 )  # fmt: skip
+_LONGER = 3.5
+"""Times the epochs of what is called long: frames alone then take as many steps as with the further pictures."""
 _RATED = msgspec.structs.replace(_FEATURES, rate=0.08, codec="noise", learning_rate=2e-3, milestones=(0.6, 0.85))
 """Entropic Student's first lesson, with the noise of rounding and the price of a bit."""
+
+
+def _longer(lesson: Lesson) -> Lesson:
+    return msgspec.structs.replace(lesson, epochs=round(lesson.epochs * _LONGER))
 
 
 def settings(street: Path) -> Iterator[tuple[str, Bottleneck]]:
@@ -83,7 +89,7 @@ def settings(street: Path) -> Iterator[tuple[str, Bottleneck]]:
 
     ``front``: the device keeps the model's own front and narrows what that gives, in whole numbers of 4 bits that the
     lessons see. The others have an encoder of their own in its place. ``street``: lessons of features see the 277
-    pictures in that folder beside the 113 frames, in as many epochs.
+    pictures in that folder beside the 113 frames, in as many epochs. ``long``: more epochs of features.
     """
     more = Unlabelled(folder=str(street))
     own = Bottleneck(preset="ghnd", cut=CUT, channels=3, width=16)
@@ -98,8 +104,10 @@ def settings(street: Path) -> Iterator[tuple[str, Bottleneck]]:
         }
         for method, lessons in methods.items():
             spec = msgspec.structs.replace(common, lessons=lessons)
-            yield f"{name}{method} {spec.channels}ch", spec
-            yield f"street {name}{method} {spec.channels}ch", msgspec.structs.replace(spec, unlabelled=more)
+            longer = msgspec.structs.replace(spec, lessons=(_longer(lessons[0]), *lessons[1:]))
+            for length, one in (("", spec), ("long ", longer)):
+                yield f"{length}{name}{method} {spec.channels}ch", one
+                yield f"street {length}{name}{method} {spec.channels}ch", msgspec.structs.replace(one, unlabelled=more)
     lessons = (_RATED, msgspec.structs.replace(_BEHIND, epochs=10))
     student = Bottleneck(preset="entropic-student", cut=CUT, channels=6, lessons=lessons)
     yield "entropic-student", student
