@@ -113,7 +113,8 @@ def finish(directory: Path, cache: Path) -> list[str]:
     """Run the study to its end."""
     with running(directory, cache) as (process, heard):
         said = list(heard)
-        assert process.wait() == 0, said
+        if process.wait() != 0:
+            pytest.fail("the study ended with an error:\n" + "\n".join(said[-30:]))
     assert said[-1] == "finished"
     return said
 

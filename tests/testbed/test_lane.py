@@ -64,14 +64,21 @@ def test_the_same_seed_loses_the_same_packets() -> None:
 def test_lateness_is_learnt_within_bounds() -> None:
     lateness = Lateness()
     for _ in range(100):
-        lateness.learn(60e-6)
-    assert lateness.usual_s == pytest.approx(60e-6, rel=0.01)
+        lateness.learn(60e-6, 90e-6)
+    assert (lateness.notice_s, lateness.release_s) == (60e-6, 90e-6)
     for _ in range(100):
-        lateness.learn(5.0)
-    assert lateness.usual_s <= 150e-6
+        lateness.learn(5.0, 5.0)
+    assert max(lateness.notice_s, lateness.release_s) <= 1e-3
     for _ in range(100):
-        lateness.learn(-1.0)
-    assert lateness.usual_s == pytest.approx(0.0, abs=1e-6)
+        lateness.learn(-1.0, 1e-6)
+    assert (lateness.notice_s, lateness.release_s) == (0.0, 1e-6)
+
+
+def test_a_machine_held_up_now_and_then_is_not_usually_late() -> None:
+    lateness = Lateness()
+    for index in range(100):
+        lateness.learn(5e-3 if index % 3 == 0 else 60e-6, 5e-3 if index % 3 == 0 else 90e-6)
+    assert (lateness.notice_s, lateness.release_s) == (60e-6, 90e-6)
 
 
 @pytest.mark.parametrize(

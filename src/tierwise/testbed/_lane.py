@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import statistics
+from collections import deque
 from typing import final
 
 from tierwise._config import Spec
@@ -81,21 +83,32 @@ class Lane:
 
 @final
 class Lateness:
-    """How late a process usually wakes, learnt as it goes: the time a machine takes to leave its idle state.
+    """How late a process usually is, learnt as it goes: a machine takes time to leave its idle state, work takes time.
 
-    Packets are noticed that much after they came and let out that much after they were due, so both are corrected by
-    it; otherwise a round trip is late by four times as much.
+    Packets are noticed that much after they came and let out that much after they were due. Both are corrected by it;
+    otherwise a round trip is late by four times as much.
+
+    Attributes:
+        notice_s: From an event to the process running.
+        release_s: From an instant the process waited for to the packet being out; `notice_s` and the work after it.
     """
 
-    __slots__ = ("usual_s",)
+    __slots__ = ("_noticed", "_released", "notice_s", "release_s")
 
     # No more than this is ever corrected: beyond, the machine is busy, which no correction makes up for.
-    _MOST_S = 150e-6
-    _WEIGHT = 1 / 16
+    _MOST_S = 1e-3
+    # The median of so many: a machine that is held up now and then is not usually late.
+    _KEPT = 31
 
     def __init__(self) -> None:
-        self.usual_s = 0.0
+        self._noticed: deque[float] = deque(maxlen=self._KEPT)
+        self._released: deque[float] = deque(maxlen=self._KEPT)
+        self.notice_s = self.release_s = 0.0
 
-    def learn(self, late_s: float) -> None:
-        """Take note of one awakening."""
-        self.usual_s += self._WEIGHT * (min(max(late_s, 0.0), self._MOST_S) - self.usual_s)
+    def learn(self, notice_s: float, release_s: float) -> None:
+        """Take note of one awakening, both since the instant that was waited for."""
+        self._noticed.append(notice_s)
+        self._released.append(release_s)
+        self.notice_s, self.release_s = (
+            min(max(statistics.median(seen), 0.0), self._MOST_S) for seen in (self._noticed, self._released)
+        )

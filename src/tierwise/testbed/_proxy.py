@@ -115,7 +115,7 @@ class _Way:
             return
         wire = self._wire
         # Before the handshake's round trip is over, a real sender could not have sent this.
-        now_s = max(self._loop.time() - wire.lateness.usual_s, self._opened_s)
+        now_s = max(self._loop.time() - wire.lateness.notice_s, self._opened_s)
         idle = wire.lane.backlog_s(now_s) == 0.0
         for start in range(0, len(data), wire.piece_bytes):
             piece = data[start : start + wire.piece_bytes]
@@ -134,7 +134,9 @@ class _Way:
         if wire.lane.backlog_s(now_s) > wire.full_s and self.source is not None:
             self._reading = False
             self.source.pause_reading()
-        self._arm()
+        if self._timer is None:
+            # At once what a link without delay does not hold: a turn of the loop takes as long as a machine's own link.
+            self._give()
 
     def end(self) -> None:
         """The sender has no more."""
@@ -160,24 +162,26 @@ class _Way:
 
     def _arm(self) -> None:
         if self._held and self._timer is None and not self._blocked:
-            self._due_s = self._held[0][0] - self._late_s()
+            self._due_s = self._held[0][0] - self._release_s()
             self._sleeps = self._due_s > self._loop.time()
             self._timer = self._loop.call_at(self._due_s, self._wake)
 
-    def _late_s(self) -> float:
-        return self._wire.lateness.usual_s if self._wire else 0.0
+    def _release_s(self) -> float:
+        return self._wire.lateness.release_s if self._wire else 0.0
 
     def _wake(self) -> None:
-        if self._wire and self._sleeps:
-            self._wire.lateness.learn(self._loop.time() - self._due_s)
+        now, due_s, slept = self._loop.time, self._due_s, self._sleeps
+        woken_s = now()
         self._give()
+        if self._wire and slept:
+            self._wire.lateness.learn(woken_s - due_s, now() - due_s)
 
     def _give(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # What is due before the process would wake again is due now.
-        now_s = self._loop.time() + self._late_s()
+        # What is due before the process would have it out another time is due now.
+        now_s = self._loop.time() + self._release_s()
         while self._held and self._held[0][0] <= now_s and not self._blocked and self.target is not None:
             piece = self._held.popleft()[1]
             if piece is not None:

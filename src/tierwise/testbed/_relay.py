@@ -65,7 +65,7 @@ class _Way:
     def take(self) -> None:
         """Read what waits, up to a batch."""
         now = time.monotonic
-        late_s = self._lateness.usual_s
+        late_s = self._lateness.notice_s
         for _ in range(_BATCH):
             try:
                 packet = os.read(self._source, 65536)
@@ -99,18 +99,20 @@ def _open_device(netns: str, name: str) -> int:
 
 def _carry(up: _Way, down: _Way, lower: int, upper: int, lateness: Lateness) -> None:
     ways = {lower: up, upper: down}
+    due_s, woken_s = float("inf"), None
     while True:
-        # What is due before the process would wake again is due now.
-        now_s = time.monotonic() + lateness.usual_s
+        # What is due before the process would have it out another time is due now.
+        now_s = time.monotonic() + lateness.release_s
         up.give(now_s)
         down.give(now_s)
-        due_s = min(up.due_s, down.due_s) - lateness.usual_s
+        if woken_s is not None:
+            lateness.learn(woken_s - due_s, time.monotonic() - due_s)
+        due_s = min(up.due_s, down.due_s) - lateness.release_s
         wait_s = None if due_s == float("inf") else max(0.0, due_s - time.monotonic())
         ready = select.select((lower, upper), (), (), wait_s)[0]
         for device in ready:
             ways[device].take()
-        if wait_s and not ready:
-            lateness.learn(time.monotonic() - due_s)
+        woken_s = time.monotonic() if wait_s and not ready else None
 
 
 def main(arguments: list[str]) -> None:
