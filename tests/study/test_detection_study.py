@@ -34,6 +34,7 @@ def squares(tmp_path: Path) -> YoloFolders:
     return YoloFolders(**{name: str(tmp_path / name) for name in SPLITS}, labels=("square",))
 
 
+@pytest.mark.emulation
 def test_a_study_of_boxes_goes_from_campaign_to_report(squares: YoloFolders, tmp_path: Path) -> None:
     tiers = tuple(Tier(name=name, cpus=1.0, memory_bytes=2 * 10**9) for name in ("low", "high"))
     link = Link(lower="low", upper="high", up_bps=50e6, down_bps=50e6, rtt_s=0.004)

@@ -214,7 +214,7 @@ def test_processes_end_with_their_owner_and_the_rest_is_swept(
     run = owner.stdout.readline().strip()
     assert any("--tier device" in trace for trace in traces(run))
     owner.send_signal(kind)
-    owner.wait(15)
+    owner.wait(60)
     until(lambda: not any("--tier" in trace for trace in traces(run)), "processes must end with their owner")
     sweep()
     assert traces(run) == []
