@@ -24,7 +24,7 @@ _PAUSE_S = 2.0
 _PAYLOAD_FRAC = 1448 / 1500
 
 
-def check_link_means(means: LinkMeans, *, tries: int = 5) -> None:
+def check_link_means(means: LinkMeans, *, tries: int = 3) -> None:
     """Check that links made by ``means`` keep the contract of `LinkMeans` and `Network`.
 
     Over two links in a row, one slow with a delay and unlike rates, one fast without: rates and round trip come out
