@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.util
 import ipaddress
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +57,68 @@ def load_program(path: str) -> ModuleType:
 def program() -> Callable[[str], ModuleType]:
     """See `load_program`."""
     return load_program
+
+
+@dataclass
+class Node:
+    """A running node process and where it listens; the last of ``addresses`` is that of REST where it has one."""
+
+    process: subprocess.Popen[str]
+    tier: str
+    tcp: str
+    unix: str
+    rest: str
+    addresses: tuple[str, ...]
+
+    def kill(self) -> None:
+        """End it in the middle of what it does."""
+        self.process.kill()
+        self.process.wait()
+
+    def children(self) -> list[int]:
+        """Processes that it has started."""
+        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(number) for path in found for number in path.read_text().split()]
+
+
+@contextlib.contextmanager
+def _running_nodes() -> Iterator[Callable[..., Node]]:
+    # Paths of sockets must be short.
+    folder = Path(tempfile.mkdtemp(prefix="tw-"))
+    nodes: list[Node] = []
+
+    def start(tier: str = "node", *options: str) -> Node:
+        unix = f"unix:{folder}/{len(nodes)}.sock"
+        listen = ["--listen", "127.0.0.1:0", "--listen", unix, "--tier", tier, "--threads", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tierwise", "node", *listen, *options],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith(f"tierwise node {tier} ready on 127.0.0.1:"), line
+        addresses = line.split(" ready on ")[1].strip().split(", ")
+        nodes.append(Node(process, tier, addresses[0], unix, addresses[-1], tuple(addresses)))
+        return nodes[-1]
+
+    try:
+        yield start
+    finally:
+        for node in nodes:
+            node.process.terminate()
+        for node in nodes:
+            node.process.wait(20)
+            assert node.process.stdout is not None
+            node.process.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def running_nodes() -> Callable[[], contextlib.AbstractContextManager[Callable[..., Node]]]:
+    """Gives what starts nodes of a tier with further options; they end with the context."""
+    return _running_nodes
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -176,56 +171,8 @@ def directly() -> Callable[[Artifact, dict[str, npt.NDArray[Any]]], npt.NDArray[
     return run
 
 
-@dataclass
-class Node:
-    """A running node process."""
-
-    process: subprocess.Popen[str]
-    tier: str
-    tcp: str
-    unix: str
-    rest: str
-    addresses: tuple[str, ...]
-
-
 @pytest.fixture(scope="module")
-def start_node() -> Iterator[Callable[..., Node]]:
+def start_node(running_nodes: Callable[[], AbstractContextManager[Callable[..., Any]]]) -> Iterator[Callable[..., Any]]:
     """Starts nodes; they end with the module's tests."""
-    folder = Path(tempfile.mkdtemp(prefix="tw-"))
-    nodes: list[Node] = []
-
-    def start(tier: str = "node", *options: str) -> Node:
-        unix = f"unix:{folder}/{len(nodes)}.sock"
-        command = [
-            sys.executable,
-            "-m",
-            "tierwise",
-            "node",
-            "--listen",
-            "127.0.0.1:0",
-            "--listen",
-            unix,
-            "--tier",
-            tier,
-        ]
-        process = subprocess.Popen(
-            [*command, "--threads", "1", *options],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(folder)},
-        )
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith(f"tierwise node {tier} ready on 127.0.0.1:"), line
-        addresses = line.split(" ready on ")[1].strip().split(", ")
-        nodes.append(Node(process, tier, addresses[0], unix, addresses[-1], tuple(addresses)))
-        return nodes[-1]
-
-    yield start
-    for node in nodes:
-        node.process.terminate()
-    for node in nodes:
-        node.process.wait(10)
-        assert node.process.stdout is not None
-        node.process.stdout.close()
-    shutil.rmtree(folder)
+    with running_nodes() as start:
+        yield start

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,26 +150,16 @@ class Node:
 
 
 @pytest.fixture
-def start_node() -> Iterator[Callable[[str], Node]]:
-    folder = Path(tempfile.mkdtemp(prefix="tw-"))
-    started: list[subprocess.Popen[str]] = []
+def start_node(
+    running_nodes: Callable[[], AbstractContextManager[Callable[[str], Any]]],
+) -> Iterator[Callable[[str], Node]]:
+    with running_nodes() as started:
 
-    def start(tier: str) -> Node:
-        command = [sys.executable, "-m", "tierwise", "node", "--listen", "127.0.0.1:0", "--tier", tier]
-        process = subprocess.Popen(
-            [*command, "--threads", "1"], stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(folder)}
-        )
-        started.append(process)
-        assert process.stdout is not None
-        return Node(process, process.stdout.readline().strip().split(" ready on ")[1])
+        def start(tier: str) -> Node:
+            node = started(tier)
+            return Node(node.process, node.tcp)
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait(10)
-        assert process.stdout is not None
-        process.stdout.close()
-    shutil.rmtree(folder, ignore_errors=True)
+        yield start
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import subprocess
-import sys
+import functools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, final
 
@@ -119,62 +117,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return compile_training(seeded("resnet"), lesson("resnet"), scheme, Optimiser(kind="adam", rate=1e-3), folder)
 
 
-@dataclasses.dataclass
-class Node:
-    process: subprocess.Popen[str]
-    address: str
-    rest: str
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def trainers(self) -> list[int]:
-        """Processes that this node has started."""
-        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [int(number) for path in found for number in path.read_text().split()]
-
-
-Start = Callable[..., Node]
-
-
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    nodes: list[Node] = []
-
-    def begin(*options: str) -> Node:
-        address = f"unix:{tmp_path}/{len(nodes)}.sock"
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tierwise",
-                "node",
-                "--listen",
-                address,
-                "--rest",
-                "127.0.0.1:0",
-                "--threads",
-                "1",
-                *options,
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path)},
-        )
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " ready on " in line
-        nodes.append(Node(process, address, line.strip().split(", ")[-1]))
-        return nodes[-1]
-
-    yield begin
-    for node in nodes:
-        node.process.terminate()
-    for node in nodes:
-        node.process.wait(20)
-        assert node.process.stdout is not None
-        node.process.stdout.close()
+def start(running_nodes: Callable[[], AbstractContextManager[Callable[..., Any]]]) -> Iterator[Callable[..., Any]]:
+    """Starts nodes with options of theirs, beside the tier; they end with the test."""
+    with running_nodes() as start:
+        yield functools.partial(start, "node")
 
 
 @pytest.fixture(scope="module")

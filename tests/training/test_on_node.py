@@ -39,7 +39,7 @@ Start = Callable[..., Any]
 
 
 def load(node: Any, artifact: Artifact) -> None:
-    with InferenceClient(node.address) as client:
+    with InferenceClient(node.unix) as client:
         client.load("m", None, read_files(artifact))
 
 
@@ -69,7 +69,7 @@ def post(url: str, body: bytes = b"", token: str | None = None) -> Any:
 def test_batches_of_a_client_teach_what_a_session_learns(start: Start, small: Artifact) -> None:
     node, session = start(), TrainingSession(small)
     load(node, small)
-    with TrainingClient(node.address) as client, InferenceClient(node.address) as asker:
+    with TrainingClient(node.unix) as client, InferenceClient(node.unix) as asker:
         assert WEIGHTS not in asker.infer("m", X).parameters
         assert client.begin("m", FAST).state == "running"
         taken = [client.batch("m", X, Y, step) for step in range(3)]
@@ -103,12 +103,12 @@ def test_wrong_batches_are_refused_and_change_nothing(start: Start, small: Artif
     files = {segment.file: small.path(segment.file).read_bytes() for segment in small.manifest.segments}
     load(node, write_artifact(tmp_path / "fixed", manifest, files))
     with (
-        TrainingClient(node.address) as client,
+        TrainingClient(node.unix) as client,
         pytest.raises(RemoteError, match=r"FAILED_PRECONDITION.*training step"),
     ):
         client.begin("m")
     load(node, small)
-    with TrainingClient(node.address) as client:
+    with TrainingClient(node.unix) as client:
         with pytest.raises(RemoteError, match="NOT_FOUND"):
             client.batch("m", X, Y)
         with pytest.raises(RemoteError, match="allowed a folder"):
@@ -146,7 +146,7 @@ def test_swaps_fail_no_request_and_every_answer_says_its_weights(start: Start, s
     over = threading.Event()
 
     def ask() -> None:
-        with InferenceClient(node.address) as asker:
+        with InferenceClient(node.unix) as asker:
             while not over.is_set():
                 try:
                     got = asker.infer("m", X)
@@ -157,7 +157,7 @@ def test_swaps_fail_no_request_and_every_answer_says_its_weights(start: Start, s
                 seen.append((int(label.split("/")[1]), got.outputs["logits"]))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
-    with TrainingClient(node.address) as client:
+    with TrainingClient(node.unix) as client:
         client.begin("m", TrainingOrder(share_frac=1.0, swap_every=2, rate=0.01))
         for thread in threads:
             thread.start()
@@ -176,7 +176,7 @@ def test_a_delta_of_one_node_makes_another_answer_the_same(start: Start, small: 
     one, other = start(), start("--repository", str(tmp_path / "kept"))
     for node in (one, other):
         load(node, small)
-    with TrainingClient(one.address) as teacher, TrainingClient(other.address) as pupil:
+    with TrainingClient(one.unix) as teacher, TrainingClient(other.unix) as pupil:
         teacher.begin("m", FAST)
         list(teacher.batches("m", [(X, Y)] * 3))
         label, delta = teacher.swap("m").weights, teacher.export_delta("m")
@@ -187,7 +187,7 @@ def test_a_delta_of_one_node_makes_another_answer_the_same(start: Start, small: 
     assert applied.weights.split("/")[0] == label.split("/")[0]
     other.kill()
     again = start("--repository", str(tmp_path / "kept"))
-    with InferenceClient(one.address) as left, InferenceClient(again.address) as right:
+    with InferenceClient(one.unix) as left, InferenceClient(again.unix) as right:
         answers = [client.infer("m", X) for client in (left, right)]
     assert answers[1].parameters[WEIGHTS] == applied.weights
     np.testing.assert_array_equal(*(answer.outputs["logits"] for answer in answers))
@@ -224,14 +224,14 @@ def test_kills_of_the_trainer_change_nothing_and_fail_no_request(
     load(node, painter)
     picture = np.array([[(album / "today/c0/0.png").read_bytes()]], object)
     rng, kills, target = random.Random(1), 0, 5
-    with TrainingClient(node.address) as client, InferenceClient(node.address) as asker:
+    with TrainingClient(node.unix) as client, InferenceClient(node.unix) as asker:
         client.begin("m", folder_order(swap_every=20))
         while (status := client.status("m")).state != "done":
             assert status.state != "failed", status
             if kills < 4 and status.state == "running" and target <= status.progress.steps < 190:
                 time.sleep(rng.uniform(0, 0.1))
                 target = status.progress.steps + rng.randrange(1, 60)
-                for number in node.trainers():
+                for number in node.children():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(number, signal.SIGKILL)
                         kills += 1
@@ -249,19 +249,19 @@ def test_kills_of_the_whole_node_change_nothing(
     options = ("--training-folder", str(album), "--repository", str(tmp_path / "kept"))
     node, rng, steps = start(*options), random.Random(2), []
     load(node, painter)
-    with TrainingClient(node.address) as client:
+    with TrainingClient(node.unix) as client:
         client.begin("m", folder_order(swap_every=50, feature_cache_bytes=1 << 20))
     for _ in range(3):
-        with TrainingClient(node.address) as client:
+        with TrainingClient(node.unix) as client:
             status = until(client, lambda now: now.state != "restarting" and now.progress.steps > 0)
             steps.append(status.progress.steps)
         time.sleep(rng.uniform(0, 0.2))
-        trainers = node.trainers()
+        trainers = node.children()
         node.kill()
         node = start(*options)
         # Nobody trains on without a node.
         assert not any(Path(f"/proc/{number}/exe").exists() for number in trainers)
-    with TrainingClient(node.address) as client:
+    with TrainingClient(node.unix) as client:
         until(client, lambda now: now.state == "done")
         same_weights(client, course, tmp_path)
         assert client.status("m").weights.endswith("/200")
@@ -277,13 +277,13 @@ def test_a_folder_must_be_below_the_allowed_one_and_stay_as_it_is(
     shutil.copytree(outside, inside / "own")
     node = start("--training-folder", str(inside))
     load(node, painter)
-    with TrainingClient(node.address) as client:
+    with TrainingClient(node.unix) as client:
         for name in ("link", str(outside), "../" + album.name + "/today", "none", "a\0b"):
             with pytest.raises(RemoteError, match=r"INVALID_ARGUMENT.*below the node's training folder"):
                 client.begin("m", TrainingOrder(folder=name))
         client.begin("m", TrainingOrder(folder="own", lean=True))
         shutil.copy(inside / "own/c0/0.png", inside / "own/c0/more.png")
-        for number in node.trainers():
+        for number in node.children():
             os.kill(number, signal.SIGKILL)
         while (status := client.status("m")).state != "failed":
             time.sleep(0.05)
@@ -295,7 +295,7 @@ def test_a_folder_must_be_below_the_allowed_one_and_stay_as_it_is(
 def test_training_keeps_to_its_share(start: Start, painter: Artifact, album: Path) -> None:
     node = start("--training-folder", str(album))
     load(node, painter)
-    with TrainingClient(node.address) as client:
+    with TrainingClient(node.unix) as client:
         client.begin("m", TrainingOrder(share_frac=0.2, folder="today"))
         time.sleep(4)
         progress = client.status("m").progress
@@ -307,13 +307,13 @@ def test_training_keeps_to_its_share(start: Start, painter: Artifact, album: Pat
 def test_a_new_version_ends_the_training_of_the_old(start: Start, small: Artifact, tmp_path: Path) -> None:
     node = start("--repository", str(tmp_path / "kept"))
     load(node, small)
-    with TrainingClient(node.address) as client, InferenceClient(node.address) as asker:
+    with TrainingClient(node.unix) as client, InferenceClient(node.unix) as asker:
         client.begin("m", FAST)
         client.batch("m", X, Y)
         client.swap("m")
-        assert len(node.trainers()) == 1
+        assert len(node.children()) == 1
         load(node, small)
-        assert node.trainers() == []
+        assert node.children() == []
         assert WEIGHTS not in asker.infer("m", X).parameters
         with pytest.raises(RemoteError, match="NOT_FOUND"):
             client.status("m")
@@ -321,7 +321,7 @@ def test_a_new_version_ends_the_training_of_the_old(start: Start, small: Artifac
         client.batch("m", X, Y)
         label = client.swap("m").weights
         asker.unload("m")
-        assert node.trainers() == []
+        assert node.children() == []
         asker.load("m")
         assert asker.infer("m", X).parameters[WEIGHTS] == label
         assert client.begin("m", FAST).progress.steps == 1
@@ -333,7 +333,7 @@ def test_rest_trains_and_asks_who_wants_to(start: Start, small: Artifact, tmp_pa
     asker, trainer, admin = (new_token(tokens, scope, scope) for scope in ("infer", "train", "admin"))
     config = tmp_path / "node.toml"
     config.write_text(f'[security]\ntokens = "{tokens}"\nlocal = "token"\n')
-    node = start("--config", str(config))
+    node = start("--config", str(config), "--rest", "127.0.0.1:0")
     base = f"{node.rest}/v2/models/m/training"
     files = {f"file:1/{name}": content for name, content in read_files(small).items()}
     pushed = {"parameters": {name: base64.b64encode(content).decode() for name, content in files.items()}}
@@ -364,15 +364,15 @@ def test_the_command_line_trains_on_a_node(
     start: Start, painter: Artifact, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node = start("--training-folder", str(album))
-    main(["artifact", "push", str(painter.directory), node.address, "m"])
-    assert f"{node.address} serves m" in capsys.readouterr().out
+    main(["artifact", "push", str(painter.directory), node.unix, "m"])
+    assert f"{node.unix} serves m" in capsys.readouterr().out
 
     def tierwise(verb: str, *options: str) -> str:
-        main(["train", verb, node.address, "m", *options])
+        main(["train", verb, node.unix, "m", *options])
         return capsys.readouterr().out
 
     assert "m 1: " in tierwise("start", "--folder", "today", "--steps", "5", "--share", "1")
-    with TrainingClient(node.address) as client:
+    with TrainingClient(node.unix) as client:
         until(client, lambda now: now.state == "done")
     assert "5 steps (5 saved), weights served: those of the artifact" in tierwise("status")
     tierwise("delta", "-o", str(tmp_path / "d"))

@@ -103,21 +103,21 @@ class FullSize(Spec, frozen=True, tag="full-size", tag_field="family", kw_only=T
     ] = "resnet18"
 
 
-class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
-    """A BERT encoder with a classifier (the published layout; arXiv 1810.04805), trained from scratch or from a start.
+class _TextEncoder(Spec, frozen=True, tag_field="family", kw_only=True):
+    """A text encoder with a classifier, trained from scratch or from a start.
 
     Attributes:
         size: tiny 2x128, mini 4x256, small 4x512, medium 8x512, base 12x768 (layers x hidden).
-        vocabulary: Word pieces, learnt from the task's train split.
+        vocabulary: Word pieces or byte pairs, learnt from the task's train split.
         max_length: Tokens a row; padded and truncated to exactly this.
         dropout_frac: Dropped activations while training.
         layers: Number of layers where it is not that of the size.
         hidden: Width where it is not that of the size; a multiple of the heads'.
         head_width: Width of an attention head; 64 where None.
         start: Trained weights to start from: a folder in Hugging Face layout (``config.json``, ``model.safetensors``,
-            ``tokenizer.json`` or ``vocab.txt``), or ``python:NAME`` for an installed package that carries such a folder
-            (``python:NAME/FOLDER`` where it carries several). Shape, vocabulary and tokens are then those of the
-            folder. Nothing is downloaded and nothing unpickled.
+            ``tokenizer.json``; for word pieces, ``vocab.txt`` will do), or ``python:NAME`` for an installed package
+            that carries such a folder (``python:NAME/FOLDER`` where it carries several). Shape, vocabulary and tokens
+            are then those of the folder. Nothing is downloaded and nothing unpickled.
         start_sha256: What the start's weights must have; where None, it is filled in when the start is read.
     """
 
@@ -144,60 +144,24 @@ class Bert(Spec, frozen=True, tag="bert", tag_field="family", kw_only=True):
         Raises:
             SpecError: The width is no multiple of theirs.
         """
-        return _heads(self.shape[1], self.head_width)
+        hidden, head_width = self.shape[1], self.head_width or _HEAD_WIDTH
+        heads, rest = divmod(hidden, head_width)
+        if rest or not heads:
+            raise SpecError(
+                f"the width of a text subject must be a multiple of its heads', {head_width}",
+                got=hidden,
+                where="task.subject.hidden",
+                fix="Take a multiple, or name another head_width",
+            )
+        return heads
 
 
-class Roberta(Spec, frozen=True, tag="roberta", tag_field="family", kw_only=True):
-    """A RoBERTa encoder with a classifier: byte-level BPE, no segment ids (arXiv 1907.11692).
-
-    Attributes:
-        size: As `Bert.size`.
-        vocabulary: Byte pairs, learnt from the task's train split.
-        max_length: As `Bert.max_length`.
-        dropout_frac: As `Bert.dropout_frac`.
-        layers: As `Bert.layers`.
-        hidden: As `Bert.hidden`.
-        head_width: As `Bert.head_width`.
-        start: As `Bert.start`; the tokens from ``tokenizer.json``.
-        start_sha256: As `Bert.start_sha256`.
-    """
-
-    size: Size = "tiny"
-    vocabulary: Annotated[int, msgspec.Meta(ge=300)] = 4000
-    max_length: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
-    dropout_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
-    layers: Positive | None = None
-    hidden: Positive | None = None
-    head_width: Positive | None = None
-    start: str | None = None
-    start_sha256: Sha256 | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Layers and width."""
-        layers, hidden = _SIZES[self.size]
-        return self.layers or layers, self.hidden or hidden
-
-    @property
-    def heads(self) -> int:
-        """Attention heads of a layer.
-
-        Raises:
-            SpecError: The width is no multiple of theirs.
-        """
-        return _heads(self.shape[1], self.head_width)
+class Bert(_TextEncoder, frozen=True, tag="bert", kw_only=True):
+    """A BERT encoder with word pieces, in the published layout (arXiv 1810.04805)."""
 
 
-def _heads(hidden: int, head_width: int | None) -> int:
-    heads, rest = divmod(hidden, head_width or _HEAD_WIDTH)
-    if rest or not heads:
-        raise SpecError(
-            f"the width of a text subject must be a multiple of its heads', {head_width or _HEAD_WIDTH}",
-            got=hidden,
-            where="task.subject.hidden",
-            fix="Take a multiple, or name another head_width",
-        )
-    return heads
+class Roberta(_TextEncoder, frozen=True, tag="roberta", kw_only=True):
+    """A RoBERTa encoder: byte-level BPE, no segment ids (arXiv 1907.11692)."""
 
 
 class FastestDet(Spec, frozen=True, tag="fastestdet", tag_field="family", kw_only=True):

@@ -99,7 +99,7 @@ class Start:
 
 
 def open_start(start: str) -> Start:
-    """The encoder that ``start`` names; see `tierwise.tasks.Bert.start`.
+    """The encoder that ``start`` names; see `tierwise.tasks.Bert`.
 
     Raises:
         SpecError: No folder, one without the files, or one with a network that is not built here.
