@@ -59,6 +59,36 @@ def program() -> Callable[[str], ModuleType]:
     return load_program
 
 
+@pytest.fixture(scope="session")
+def tiny_bert() -> Callable[..., Any]:
+    """Makes an untrained encoder of two layers for 16 of 50 tokens; keywords go to its configuration."""
+
+    def make(**options: Any) -> Any:
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+
+        class TinyBert(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                config = BertConfig(
+                    hidden_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    intermediate_size=64,
+                    vocab_size=50,
+                    max_position_embeddings=16,
+                    **options,
+                )
+                self.net = BertForSequenceClassification(config)
+
+            def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+                return self.net(input_ids=input_ids, attention_mask=attention_mask).logits
+
+        return TinyBert()
+
+    return make
+
+
 @dataclass
 class Node:
     """A running node process and where it listens; the last of ``addresses`` is that of REST where it has one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -35,26 +37,6 @@ class Residual(nn.Module):
         return self.fc(self.blocks(torch.relu(self.stem(picture))).mean((2, 3)))
 
 
-class TinyBert(nn.Module):
-    def __init__(self) -> None:
-        from transformers import BertConfig, BertForSequenceClassification
-
-        super().__init__()
-        self.net = BertForSequenceClassification(
-            BertConfig(
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=64,
-                vocab_size=50,
-                max_position_embeddings=16,
-            )
-        )
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.net(input_ids=input_ids, attention_mask=attention_mask).logits
-
-
 @pytest.fixture(scope="session")
 def residual() -> onnx.ModelProto:
     torch.manual_seed(0)
@@ -67,10 +49,10 @@ def picture() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def bert() -> onnx.ModelProto:
+def bert(tiny_bert: Callable[..., nn.Module]) -> onnx.ModelProto:
     torch.manual_seed(0)
     ids = torch.randint(0, 50, (2, 16))
-    return export(TinyBert(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"])
+    return export(tiny_bert(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"])
 
 
 @pytest.fixture(scope="session")

@@ -95,29 +95,8 @@ def hard_digits(digits: Task) -> Task:
 
 
 @pytest.fixture(scope="session")
-def text_task() -> Task:
+def text_task(tiny_bert: Callable[..., nn.Module]) -> Task:
     """A small encoder with attention, untrained, on random tokens."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    class Bert(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.net = BertForSequenceClassification(
-                BertConfig(
-                    hidden_size=32,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    intermediate_size=64,
-                    vocab_size=50,
-                    max_position_embeddings=16,
-                    initializer_range=0.3,
-                )
-            )
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return self.net(input_ids=input_ids, attention_mask=attention_mask).logits
-
     rng = np.random.default_rng(0)
 
     def split(count: int) -> Split:
@@ -127,7 +106,8 @@ def text_task() -> Task:
             np.arange(count) % 2,
         )
 
-    net = Bert().eval()
+    torch.manual_seed(0)
+    net = tiny_bert(initializer_range=0.3).eval()
     names = ("input_ids", "attention_mask")
     return Task(
         name="text",

@@ -87,55 +87,11 @@ def test_reasons_come_from_the_graph(torch_task, cache):
     assert sum(node.macs for node in coverage.nodes) == read_graph(plain).macs
 
 
-def test_only_products_are_quantised_where_masks_are(tmp_path):
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    from tierwise.artifact import TensorInput, TensorSpec
-    from tierwise.tasks import Task
-
-    class Bert(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.net = BertForSequenceClassification(
-                BertConfig(
-                    hidden_size=32,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    intermediate_size=64,
-                    vocab_size=50,
-                    max_position_embeddings=16,
-                    initializer_range=0.3,
-                )
-            )
-
-        def forward(self, input_ids, attention_mask):
-            return self.net(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    rng = np.random.default_rng(0)
-
-    def split(n):
-        masks = np.arange(16) < rng.integers(4, 17, (n, 1))
-        return Split(
-            [{"input_ids": rng.integers(0, 50, 16), "attention_mask": mask.astype(np.int64)} for mask in masks],
-            np.zeros(n, np.int64),
-        )
-
-    net = Bert().eval()
-    names = ("input_ids", "attention_mask")
-    task = Task(
-        name="text",
-        encoding=TensorInput(tensors=tuple(TensorSpec(name=n, dtype="INT64", shape=(-1, 16)) for n in names)),
-        labels=("no", "yes"),
-        splits={name: split(24) for name in ("train", "calibration", "validation", "test")},
-        model=lambda progress: net,
-        fingerprint="4" * 64,
-    )
-    tensors = task.tensors(task.splits["test"].items)
+def test_only_products_are_quantised_where_masks_are(text_task, tmp_path):
+    tensors = text_task.tensors(text_task.splits["test"].items)
     chain = parse_chain("sptq+partition", {"partition": {"cut": "net.bert.encoder.layer.0", "boundary": "uint8"}})
-    plain = build(task, parse_chain("identity"), tmp_path)
-    artifact = build(task, chain, tmp_path)
+    plain = build(text_task, parse_chain("identity"), tmp_path)
+    artifact = build(text_task, chain, tmp_path)
     quantised = run([onnx.load(artifact.path(s.file)) for s in artifact.manifest.segments], tensors)["logits"]
     reference = run([model_of(plain)], tensors)["logits"]
     assert np.abs(quantised - reference).max() < 0.2 * np.abs(reference).max()
