@@ -53,7 +53,7 @@ class Plan:
     betas: tuple[float, ...] = (0.16, 0.64, 2.56)
     long_betas: tuple[float, ...] = (0.04,)
     own_betas: tuple[float, ...] = (0.04, 0.16, 0.01)
-    end_to_end_betas: tuple[float, ...] = (2e-4, 1e-3)
+    end_to_end_betas: tuple[float, ...] = (2e-4, 2e-5)
     train_frac: float = 1.0
     deep_betas: tuple[float, ...] = (0.01, 0.04)
     deep_frac: float = 1.0
