@@ -139,10 +139,10 @@ def _running_nodes() -> Iterator[Callable[..., Node]]:
         for node in nodes:
             node.process.terminate()
         for node in nodes:
-            node.process.wait(20)
+            node.process.wait(10)
             assert node.process.stdout is not None
             node.process.stdout.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
