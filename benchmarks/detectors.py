@@ -114,9 +114,12 @@ def settings(street: Path) -> Iterator[tuple[str, Bottleneck]]:
     kept = msgspec.structs.replace(student, family="autoencoder", channels=12)
     yield "front entropic-student", kept
     for rate in (0.02, 0.005):
-        cheaper = msgspec.structs.replace(kept, lessons=(msgspec.structs.replace(_RATED, rate=rate), _BEHIND))
-        yield f"front entropic-student rate {rate}", cheaper
-        yield f"street front entropic-student rate {rate}", msgspec.structs.replace(cheaper, unlabelled=more)
+        priced = msgspec.structs.replace(_RATED, rate=rate)
+        for length, lesson in (("", priced), ("long ", _longer(priced))):
+            cheaper = msgspec.structs.replace(kept, lessons=(lesson, _BEHIND))
+            yield f"{length}front entropic-student rate {rate}", cheaper
+            more_seen = msgspec.structs.replace(cheaper, unlabelled=more)
+            yield f"street {length}front entropic-student rate {rate}", more_seen
 
 
 def scores(found: np.ndarray, task: Task, split: str, whole: np.ndarray | None) -> dict[str, Any]:
