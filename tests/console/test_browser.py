@@ -152,7 +152,8 @@ def test_no_model_and_a_console_that_ended_are_said(browser, start_node, start) 
         assert page.locator("#no-deployments").is_visible()
         assert "No model is loaded" in page.locator("#verdict").inner_text()
         console.process.terminate()
-        page.wait_for_selector("html.stale", timeout=10_000)
+        console.process.wait(10)
+        _until(page, "document.documentElement.classList.contains('stale')")
         assert "does not answer" in page.locator("#live").inner_text()
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -257,8 +258,11 @@ def test_pace_stretches_computing(start_node: Start) -> None:
     with InferenceClient(start_node("slow", "--pace", "0.5").unix) as client:
         client.infer(PROBE, {"work": np.array([1])})
         answers = [client.infer(PROBE, {"work": np.array([4])}).outputs for _ in range(40)]
+    stretches = [outputs["wall_ns"].item() / outputs["cpu_ns"].item() for outputs in answers]
+    # A sleep that lasts too long is taken off the next one, so a single answer may owe less.
+    assert statistics.median(stretches) > 1.9
     # Waiting for a CPU on a busy machine adds to the wall time; the calmest of many short answers shows the stretch.
-    assert 1.9 < min(outputs["wall_ns"].item() / outputs["cpu_ns"].item() for outputs in answers) < 3
+    assert min(stretches) < 3
 
 
 def test_replaced_under_load_no_request_fails(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import uvicorn
 
 from tierwise._errors import UnavailableError
+from tierwise._signals import Signals
 from tierwise.console._app import console_app
 from tierwise.console._spec import ConsoleSpec
 
@@ -36,8 +36,14 @@ def serve_console(spec: ConsoleSpec) -> None:
             where=spec.listen,
             fix="Give a free HOST:PORT of this machine with --listen (port 0 picks one)",
         ) from error
+    with Signals() as signals, listening:
+        shown = f"[{host}]" if ":" in host else host
+        print(f"tierwise console on http://{shown}:{listening.getsockname()[1]}/", flush=True)
+        _serve(spec, listening, signals)
+
+
+def _serve(spec: ConsoleSpec, listening: socket.socket, signals: Signals) -> None:
     ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     config = uvicorn.Config(
         console_app(spec, ended.is_set),
         log_level="warning",
@@ -54,18 +60,12 @@ def serve_console(spec: ConsoleSpec) -> None:
         try:
             server.run(sockets=[listening])
         finally:
-            ended.set()
+            signals.end()
 
     # Beside the main thread the server leaves signals alone, so that being told to stop is no failure.
     thread = threading.Thread(target=run, name="console")
-    try:
-        with listening:
-            thread.start()
-            shown = f"[{host}]" if ":" in host else host
-            print(f"tierwise console on http://{shown}:{listening.getsockname()[1]}/", flush=True)
-            ended.wait()
-            server.should_exit = True
-            thread.join()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    thread.start()
+    signals.wait()
+    ended.set()
+    server.should_exit = True
+    thread.join()

@@ -5,18 +5,17 @@ from __future__ import annotations
 import fnmatch
 import gc
 import shutil
-import signal
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self, final
+from typing import final
 
 from tierwise import __version__
 from tierwise._clock import SystemClock
 from tierwise._errors import SpecError
+from tierwise._signals import Signals
 from tierwise.artifact import Artifact, trusted_keys, verify
 from tierwise.runtime._dangers import cautions
 from tierwise.runtime._desk import Desk
@@ -70,7 +69,7 @@ def serve(spec: NodeSpec, trainer: Sequence[str] = ()) -> None:
     allow_open_files()
     import onnxruntime  # noqa: F401 - now rather than inside the first model's cold start
 
-    with _Signals() as signals, ExitStack() as stack:
+    with Signals() as signals, ExitStack() as stack:
         folder = stack.enter_context(_repository_folder(spec))
         forwards = stack.enter_context(_Forwards(spec.security))
         observer, log = stack.enter_context(_observed(spec))
@@ -94,37 +93,6 @@ def serve(spec: NodeSpec, trainer: Sequence[str] = ()) -> None:
         for event in ended:
             event.wait(_LAST_S + _CUT_S)
         desk.close()
-
-
-@final
-class _Signals:
-    """SIGTERM and SIGINT while a node lives; one that comes before it serves is kept until it does.
-
-    The interpreter writes each into a socket, whichever thread it reaches. A handler that set an event would run inside
-    that event's own lock if the signal came in the wrong microsecond, and the node would never stop.
-    """
-
-    _NUMBERS = (signal.SIGTERM, signal.SIGINT)
-
-    def __enter__(self) -> Self:
-        self._told, self._telling = socket.socketpair()
-        self._telling.setblocking(False)
-        self._descriptor = signal.set_wakeup_fd(self._telling.fileno())
-        # Nothing is left to do for a handler, but without one the process would end.
-        self._before = {number: signal.signal(number, lambda *_: None) for number in self._NUMBERS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._descriptor)
-        self._told.close()
-        self._telling.close()
-
-    def wait(self) -> None:
-        """Return when one of them has come."""
-        while self._told.recv(1)[0] not in self._NUMBERS:
-            pass
 
 
 def _bound_memory(most_bytes: int | None) -> None:
