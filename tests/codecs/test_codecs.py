@@ -163,3 +163,46 @@ def test_pictures_survive_and_headers_are_most_of_a_flat_one(shape):
         assert 0 < header_bytes(kind, 90, *shape) < len(content)
     with pytest.raises(InputError, match="uint8"):
         encode_picture(picture.astype(np.float32), "png")
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "quality", "said"),
+    [
+        ((0, 4, 3), "webp", 90, r"sides of 1 to 16383 pixels, but got \[0, 4\]"),
+        ((4, 0), "png", 90, "sides of 1 to"),
+        ((1, 16_384), "webp", 90, "sides of 1 to 16383"),
+        ((65_536, 1), "jpeg", 90, "sides of 1 to 65535"),
+        ((4, 4), "jpeg", 101, "quality of a picture must be 0 to 100"),
+        ((4, 4), "webp", -1, "quality of a picture must be 0 to 100"),
+    ],
+)
+def test_pictures_that_a_format_cannot_hold_are_refused(shape, kind, quality, said):
+    with pytest.raises(InputError, match=said):
+        encode_picture(np.zeros(shape, np.uint8), kind, quality)
+
+
+@pytest.mark.parametrize("size", [1e-32, 1e-38, 0.0])
+def test_a_channel_that_hardly_changes_can_be_stored(size):
+    seen = latents(20, 2) * np.array([[size, 1.0]], np.float32)
+    tables = calibrated(seen, 8)
+    assert read_affine(write_affine(tables)) == tables
+    assert np.abs(decode(AffineCodec(tables), encode(AffineCodec(tables), seen)) - seen).max() < 0.1
+
+
+def test_values_that_tables_cannot_hold_are_not_learnt_from():
+    with pytest.raises(InputError, match="within 1e30"):
+        calibrated(np.full((2, 2), 1e31), 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "said"),
+    [
+        ((2, 3), -1, "channels sent must be 0 to 3, but got -1"),
+        ((2, 3), 9, "channels sent must be 0 to 3, but got 9"),
+        ((3,), None, "of 2 to 8 axes, but got 1"),
+        ((1,) * 9, None, "of 2 to 8 axes, but got 9"),
+    ],
+)
+def test_what_no_frame_can_hold_is_refused_before_it_is_sent(shape, channels, said):
+    with pytest.raises(InputError, match=said):
+        encode(RawCodec(), np.zeros(shape, np.float32), channels)

@@ -84,14 +84,19 @@ def calibrated(latents: npt.NDArray[Any], bits: int) -> AffineTables:
         bits: 1 to 8.
 
     Raises:
-        InputError: Nothing to learn from, or values that are not finite.
+        InputError: Nothing to learn from, or values beyond 1e30.
     """
-    if not 1 <= bits <= 8 or latents.ndim < 2 or latents.size == 0 or not np.isfinite(latents).all():
-        raise InputError("ranges must be learnt from finite latents [n, c, ...] for 1 to 8 bits", got=f"{bits} bits")
+    if not 1 <= bits <= 8 or latents.ndim < 2 or latents.size == 0 or not (np.abs(latents) <= _LARGEST).all():
+        raise InputError(
+            "ranges must be learnt from latents [n, c, ...] within 1e30 for 1 to 8 bits",
+            got=f"{bits} bits, {latents.dtype} {list(latents.shape)}",
+        )
     rows = np.moveaxis(latents, 1, 0).reshape(latents.shape[1], -1).astype(np.float64)
     low, high = rows.min(1), rows.max(1)
-    # A channel that never changes needs no steps, but one of 0 could not be divided by.
-    step = np.where(high > low, (high - low) / (2**bits - 1), 1.0)
+    step = (high - low) / (2**bits - 1)
+    # A channel that never changes needs no steps, but one of 0, or that 32-bit floats cannot tell from it, could not be
+    # divided by.
+    step = np.where(step >= 1 / _LARGEST, step, 1.0)
     return AffineTables(bits, tuple(low.tolist()), tuple(step.tolist()))
 
 

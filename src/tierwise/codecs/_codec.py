@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.codecs._frame import MOST_ELEMENTS, TAG_BYTES, Frame, check_count, read_frame
+from tierwise.codecs._frame import MOST_AXES, MOST_ELEMENTS, TAG_BYTES, Frame, check_count, read_frame
 
 __all__ = ["Codec", "decode", "encode"]
 
@@ -38,13 +38,18 @@ def encode(codec: Codec, tensor: npt.NDArray[Any], channels: int | None = None, 
 
     Args:
         codec: How.
-        tensor: [n, c, ...].
+        tensor: [n, c, ...], of 2 to 8 axes.
         channels: Send only so many of the channels, the first ones; None: all.
         tag: SHA-256 of what holds the tables, where that is more than they; None: of the tables.
 
     Raises:
-        InputError: The codec cannot take the tensor.
+        InputError: The codec cannot take the tensor, or no frame can.
     """
+    if not 2 <= tensor.ndim <= MOST_AXES:
+        raise InputError(f"a frame must hold a tensor [items, channels, ...] of 2 to {MOST_AXES} axes", got=tensor.ndim)
+    if channels is not None and not 0 <= channels <= tensor.shape[1]:
+        raise InputError(f"the channels sent must be 0 to {tensor.shape[1]}", got=channels)
+    check_count(tensor.shape)
     sent = tensor if channels is None else tensor[:, :channels]
     payload, flags = codec.pack(sent)
     return Frame(codec.NUMBER, (tag or codec.tag)[:TAG_BYTES], sent.shape, payload, flags).encode()

@@ -20,15 +20,17 @@ from typing import Final, final
 
 from tierwise._errors import InputError
 
-__all__ = ["MAGIC", "VERSION", "Frame", "read_frame", "read_varint", "write_varint"]
+__all__ = ["MAGIC", "MOST_ELEMENTS", "TAG_BYTES", "VERSION", "Frame", "read_frame", "read_varint", "write_varint"]
 
 MAGIC: Final = 0x54
 VERSION: Final = 1
 MOST_ELEMENTS: Final = 1 << 26
+"""Elements of the largest tensor that a frame may stand for."""
 TAG_BYTES: Final = 3
+"""Bytes of a hash that a frame names its tables by."""
 _HEAD, _CRC = 3 + TAG_BYTES, 4
 _ONE_ITEM: Final = 1
-_MOST_AXES: Final = 8
+MOST_AXES: Final = 8
 _LARGEST_AXIS: Final = 1 << 31
 
 
@@ -83,8 +85,8 @@ def read_frame(content: bytes | memoryview) -> Frame:
     if zlib.crc32(view[:-_CRC]).to_bytes(_CRC, "little") != view[-_CRC:]:
         raise InputError("a frame must arrive as it was sent", got="a wrong checksum")
     rank, flags = view[2] >> 4, view[2] & 0xF
-    if rank > _MOST_AXES:
-        raise InputError(f"a frame must have at most {_MOST_AXES} axes", got=rank)
+    if rank > MOST_AXES:
+        raise InputError(f"a frame must have at most {MOST_AXES} axes", got=rank)
     one = flags & _ONE_ITEM
     if one and not rank:
         raise InputError("a frame without axes cannot hold one item")

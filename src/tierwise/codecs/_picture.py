@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from tierwise._errors import InputError
 __all__ = ["PictureFormat", "decode_picture", "encode_picture", "header_bytes"]
 
 PictureFormat = Literal["jpeg", "webp", "png"]
+
+# Of one side; the first two are the formats' own.
+_MOST_PIXELS: Final = {"jpeg": 65_535, "webp": 16_383, "png": 1 << 20}
 
 
 def encode_picture(picture: npt.NDArray[np.uint8], kind: PictureFormat, quality: int = 95) -> bytes:
@@ -25,7 +28,7 @@ def encode_picture(picture: npt.NDArray[np.uint8], kind: PictureFormat, quality:
         quality: 0 to 100, as Pillow takes it; png has none.
 
     Raises:
-        InputError: Not such an array.
+        InputError: Not such an array, or not one that the format takes.
     """
     from PIL import Image
 
@@ -37,6 +40,12 @@ def encode_picture(picture: npt.NDArray[np.uint8], kind: PictureFormat, quality:
         raise InputError(
             "a picture must be uint8 [h, w], [h, w, 1] or [h, w, 3]", got=f"{picture.dtype} {picture.shape}"
         )
+    if 0 in picture.shape or max(picture.shape[:2]) > _MOST_PIXELS[kind]:
+        raise InputError(
+            f"a {kind} picture must have sides of 1 to {_MOST_PIXELS[kind]} pixels", got=list(picture.shape[:2])
+        )
+    if not 0 <= quality <= 100:
+        raise InputError("the quality of a picture must be 0 to 100", got=quality)
     image = Image.fromarray(picture[:, :, 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)
     options: dict[str, Any] = {
         "jpeg": {"quality": quality, "optimize": True},
