@@ -59,6 +59,12 @@ def test_raw_pixels_equal_the_same_picture_as_png() -> None:
     )
 
 
+@pytest.mark.parametrize("items", [[], [np.zeros((8, 8, 1), np.uint8), np.zeros((8, 9, 1), np.uint8)]])
+def test_pixels_must_be_of_one_shape_and_at_least_one_picture(items: list[np.ndarray]) -> None:
+    with pytest.raises(InputError, match="at least one picture, all of one shape"):
+        to_payload(image_input("uint8", channels=1), items)
+
+
 def bomb() -> bytes:
     """A PNG header that claims 30000 x 30000 pixels."""
     import struct

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import numpy as np
 import pytest
 from onnx import helper
 
-from tierwise._errors import ArtifactError, InputError, RemoteError, TierwiseError
+from tierwise._errors import ArtifactError, InputError, RemoteError, TierwiseError, UnavailableError
 from tierwise.artifact import Artifact, Boundary, Rate, Segment, TensorInput, open_artifact, read_files, record_rates
 from tierwise.codecs import (
     AffineCodec,
@@ -27,7 +28,7 @@ from tierwise.codecs import (
 )
 from tierwise.runtime import Executor, Pipeline, Placed, Share, deploy
 from tierwise.runtime._seal import seal_at
-from tierwise.wire import InferenceClient, infer_request
+from tierwise.wire import InferenceClient, infer_request, status_of
 
 from .conftest import BIAS, H, X, Y, chain_parts, fp32, onnx_model
 
@@ -118,9 +119,10 @@ def test_a_tail_of_another_artifact_refuses(
             client.load("mixed", msgspec.json.encode(share), read_files(artifact), 30.0)
     with (
         Pipeline(nodes[0].unix, "mixed", affine.manifest.input) as pipeline,
-        pytest.raises(RemoteError, match="a frame must come from the codec and the tables"),
+        pytest.raises(RemoteError, match="a frame must come from the encoder and the tables") as refused,
     ):
         pipeline.infer(inputs)
+    assert status_of(refused.value) is grpc.StatusCode.FAILED_PRECONDITION, "the request is not to blame"
 
 
 def with_tail(directory: Path, make: Callable[..., Artifact], seed: int) -> Artifact:
@@ -155,7 +157,7 @@ def test_two_tails_read_one_frame_and_a_third_of_another_encoder_refuses(
     with InferenceClient(nodes[1].unix) as client:
         classes = client.exchange(infer_request("classes", {"h": frame, "bias": inputs["bias"]})).response.tensors()
         groups = client.exchange(infer_request("groups", {"h": frame})).response.tensors()
-        with pytest.raises(RemoteError, match="a frame must come from the codec and the tables"):
+        with pytest.raises(RemoteError, match="a frame must come from the encoder and the tables"):
             client.exchange(infer_request("other", {"h": frame, "bias": inputs["bias"]}))
     np.testing.assert_array_equal(classes["y"], Executor(affine).run(inputs)["y"])
     np.testing.assert_array_equal(groups["groups"], Executor(grouped).run({"x": inputs["x"]})["groups"])
@@ -222,9 +224,11 @@ def test_what_is_no_frame_is_refused(affine: Artifact) -> None:
     for tensors in ({}, {"h": np.zeros((1, 6), np.float32)}):
         with pytest.raises(InputError, match="must come as the bytes of a frame"):
             seal.open(tensors)
-    wide = np.frombuffer(encode(AffineCodec(TABLES), np.zeros((1, 6, 2), np.float32)), np.uint8)
-    with pytest.raises(InputError, match=r"a frame must hold items of shape \[6\]"):
-        seal.open({"h": wide})
+    tag = read_frame(seal.close({"h": np.zeros((1, 6), np.float32)})["h"].tobytes()).tag
+    for shape in ((1, 6, 2), (1, 7)):
+        wide = AffineCodec(AffineTables(8, (0.0,) * shape[1], (0.02,) * shape[1]))
+        with pytest.raises(InputError, match=r"a frame must hold items of shape \[6\], or their first channels"):
+            seal.open({"h": np.frombuffer(encode(wide, np.zeros(shape, np.float32), tag=tag), np.uint8)})
     with pytest.raises(InputError, match="the bytes must be a frame"):
         seal.open({"h": np.zeros(40, np.uint8)})
 
@@ -279,19 +283,74 @@ def test_a_prefix_that_is_no_rate_is_read_as_the_prefix_it_is(affine: Artifact, 
     assert not opened[:, channels:].any()
 
 
-def test_more_channels_than_there_are_and_frames_of_others_are_refused(
-    affine: Artifact, tmp_path: Path, make: Callable[..., Artifact]
-) -> None:
+def test_frames_of_others_are_refused(affine: Artifact, tmp_path: Path, make: Callable[..., Artifact]) -> None:
+    """Neither the frame nor the tail is wrong by itself, so nobody who sent it is told that his request was."""
     seal = seal_at(affine, 1)
     assert seal is not None
-    wide = AffineCodec(AffineTables(8, (0.0,) * 7, (0.02,) * 7))
-    with pytest.raises(InputError, match=r"a frame must hold items of shape \[6\]"):
-        seal.open({"h": np.frombuffer(encode(wide, np.zeros((1, 7), np.float32)), np.uint8)})
+    own_tables = AffineCodec(TABLES)
+    with pytest.raises(UnavailableError, match="must come from the encoder and the tables"):
+        seal.open({"h": np.frombuffer(encode(own_tables, np.zeros((1, 6), np.float32)), np.uint8)})
     other = seal_at(coded(tmp_path / "b", make, write_affine(TABLES), "affine", scale=-2.0), 1)
     assert other is not None
     for channels in (None, 2):
-        with pytest.raises(InputError, match="Deploy both parts from one artifact"):
+        with pytest.raises(UnavailableError, match="Deploy both parts from one artifact"):
             seal.open(other.close({"h": np.zeros((1, 6), np.float32)}, channels))
+
+
+def test_a_few_bytes_that_stand_for_a_great_latent_are_not_decoded(
+    start_node: Callable[..., Any], affine: Artifact, tmp_path: Path
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text("[limits.inputs]\nlatent_elements = 600\n")
+    node, seal = start_node("tight", "--config", str(file)), seal_at(affine, 1)
+    assert seal is not None
+    with InferenceClient(node.unix) as client:
+        client.load("m", msgspec.json.encode(TAIL), read_files(affine), 30.0)
+        for items in (100, 101):
+            sent = seal.close({"h": np.zeros((items, 6), np.float32)}, 0)
+            assert len(sent["h"]) < 16
+            asked = infer_request("m", {**sent, "bias": np.zeros((items, 3), np.float32)})
+            if items == 100:
+                assert client.exchange(asked).response.tensors()["y"].shape == (100, 3)
+                continue
+            with pytest.raises(RemoteError, match=r"at most 100 items.*latent_elements") as refused:
+                client.exchange(asked)
+            assert status_of(refused.value) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_great_latent_is_decoded_in_its_turn(nodes: list[Any], affine: Artifact) -> None:
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    many = 1 + (1 << 20) // 6
+    latent = np.random.default_rng(0).uniform(0, 1, (many, 6)).astype(np.float32)
+    bias = np.zeros((many, 3), np.float32)
+    with InferenceClient(nodes[1].unix) as client:
+        client.load("great", msgspec.json.encode(TAIL), read_files(affine), 30.0)
+        answered = client.exchange(infer_request("great", {**seal.close({"h": latent}), "bias": bias}))
+    expected = Executor(affine, (1, 3)).run({**seal.through({"h": latent}), "bias": bias})["y"]
+    np.testing.assert_array_equal(answered.response.tensors()["y"], expected)
+
+
+def test_in_one_process_a_batch_may_have_any_size(affine: Artifact) -> None:
+    """What bounds frames of strangers says nothing about one's own test split."""
+    many = {"x": np.ones((5000, 4), np.float32), "bias": np.zeros((5000, 3), np.float32)}
+    one = {name: array[:1] for name, array in many.items()}
+    answers, executor = Executor(affine).run(many)["y"], Executor(affine)
+    np.testing.assert_allclose(answers, np.repeat(executor.run(one)["y"], 5000, axis=0), rtol=1e-6)
+
+
+def test_more_than_a_frame_holds_passes_in_one_process(affine: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    seal = seal_at(affine, 1)
+    assert seal is not None
+    latent = np.random.default_rng(0).uniform(0, 1, (7, 6)).astype(np.float32)
+    together = seal.through({"h": latent}, 2)["h"]
+    monkeypatch.setattr("tierwise.runtime._seal.MOST_ELEMENTS", 18)
+    np.testing.assert_array_equal(seal.through({"h": latent}, 2)["h"], together)
+
+
+def test_rates_that_the_codec_cannot_read_are_refused_at_load(tmp_path: Path, make: Callable[..., Artifact]) -> None:
+    with pytest.raises(ArtifactError, match="all of them where the codec is raw"):
+        Executor(coded(tmp_path / "a", make, b"", "raw"))
 
 
 def test_the_codec_of_tables_is_the_one_of_the_room(affine: Artifact) -> None:

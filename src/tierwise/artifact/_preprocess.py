@@ -41,12 +41,14 @@ class InputLimits(Spec, frozen=True, kw_only=True):
         text_bytes: Bytes of one text.
         prepared_elements: Elements of one tensor that the items become (rows of tokens, pictures as the model wants
             them).
+        latent_elements: Elements of the latent that one frame may stand for.
     """
 
     picture_pixels: Positive = 64_000_000
     request_pixels: Positive = 256_000_000
     text_bytes: Positive = 256 << 10
     prepared_elements: Positive = 1 << 27
+    latent_elements: Positive = 1 << 24
 
 
 _LARGEST: Final = 1 << 62
@@ -85,7 +87,13 @@ def to_payload(encoding: InputEncoding, items: Sequence[Any]) -> npt.NDArray[Any
     """
     match encoding:
         case ImageInput(encoding="uint8"):
-            return np.stack([np.asarray(item, dtype=np.uint8) for item in items])
+            pictures = [np.asarray(item, dtype=np.uint8) for item in items]
+            if len({picture.shape for picture in pictures}) != 1:
+                raise InputError(
+                    "a request must hold at least one picture, all of one shape",
+                    got=[list(picture.shape) for picture in pictures[:8]],
+                )
+            return np.stack(pictures)
         case ImageInput():
             return _object_column([[bytes(item)] for item in items])
         case TextInput(pair=pair):

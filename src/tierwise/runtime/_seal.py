@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-from tierwise._errors import ArtifactError, InputError
+from tierwise._errors import ArtifactError, InputError, UnavailableError
 from tierwise.artifact import Artifact, Boundary, TensorSpec
-from tierwise.codecs import AffineCodec, Codec, PriorCodec, decode, encode, read_codec, read_frame
+from tierwise.codecs import (
+    MOST_ELEMENTS,
+    TAG_BYTES,
+    AffineCodec,
+    Codec,
+    Frame,
+    PriorCodec,
+    encode,
+    read_codec,
+    read_frame,
+)
 
 __all__ = ["Seal", "seal_at"]
-
-_MOST_ITEMS: Final = 4096
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -64,13 +72,23 @@ class Seal:
 
     def __init__(self, artifact: Artifact, border: int, boundary: Boundary, spec: TensorSpec) -> None:
         self._codec = _codec(artifact, boundary)
-        self._boundary, self._latent = boundary, spec
+        self._latent = spec
         known = _channels(self._codec)
         if len(spec.shape) < 2 or spec.dtype != "FP32" or known not in (None, spec.shape[1]):
             raise ArtifactError(
                 f"the tables of a codec must be those of the latent, FP32 {list(spec.shape)}",
                 got=f"{known} channels",
                 where=artifact.directory / boundary.tables,
+                fix="Build the artifact again",
+            )
+        self._allowed = [rate.channels for rate in boundary.rates]
+        # Without tables nobody knows what the channels left out are.
+        self._whole = known is None
+        if max(self._allowed) > spec.shape[1] or (self._whole and min(self._allowed) < spec.shape[1]):
+            raise ArtifactError(
+                f"the rates of a latent must send 1 to {spec.shape[1]} channels, all of them where the codec is raw",
+                got=self._allowed,
+                where=artifact.directory,
                 fix="Build the artifact again",
             )
         self._tag = _tag(artifact, border, boundary)
@@ -82,9 +100,8 @@ class Seal:
         Raises:
             InputError: No rate of the artifact is that.
         """
-        allowed = [rate.channels for rate in self._boundary.rates]
-        if channels is not None and channels not in allowed:
-            raise InputError(f"the channels sent must be one of {allowed}", got=channels, where="share")
+        if channels is not None and channels not in self._allowed:
+            raise InputError(f"the channels sent must be one of {self._allowed}", got=channels, where="share")
 
     def close(self, tensors: Mapping[str, npt.NDArray[Any]], channels: int | None = None) -> Tensors:
         """``tensors`` with the latent as the bytes of a frame; ``channels`` of it are sent, None: all.
@@ -99,28 +116,83 @@ class Seal:
         """The inverse of `close`.
 
         Raises:
-            InputError: The latent is missing or no frame of this artifact.
+            InputError: As `read`, or its payload is not one of the codec's.
+            UnavailableError: As `read`.
         """
-        frame = tensors.get(self.spec.name)
-        if frame is None or frame.dtype != np.uint8 or frame.ndim != 1:
+        return self.unpack(tensors, self.read(tensors))
+
+    def read(self, tensors: Mapping[str, npt.NDArray[Any]], most_elements: int = MOST_ELEMENTS) -> Frame:
+        """The frame among the tensors, for `unpack`; nothing is decoded yet: a few bytes can stand for gigabytes.
+
+        Args:
+            tensors: As they came.
+            most_elements: Elements of the latent that the frame may stand for.
+
+        Raises:
+            InputError: The latent is missing, no frame, or not of a form that this border lets pass.
+            UnavailableError: The frame was made for another tail: each side may be right, but not with the other.
+        """
+        came = tensors.get(self.spec.name)
+        if came is None or came.dtype != np.uint8 or came.ndim != 1:
             raise InputError(
                 "a coded tensor must come as the bytes of a frame, UINT8 [bytes]",
-                got="none" if frame is None else f"{frame.dtype} {list(frame.shape)}",
+                got="none" if came is None else f"{came.dtype} {list(came.shape)}",
                 where=self.spec.name,
             )
-        content, (_, channels, *sides) = frame.tobytes(), self._latent.shape
-        shape = read_frame(content).shape
-        # Known before anything is decoded: a few bytes can stand for a tensor that takes a minute.
-        if len(shape) != 2 + len(sides) or list(shape[2:]) != sides or shape[1] > channels:
-            raise InputError(
-                f"a frame must hold items of shape {[channels, *sides]}", got=list(shape[1:]), where=self.spec.name
+        frame, (_, channels, *sides) = read_frame(came.tobytes()), self._latent.shape
+        if frame.codec != self._codec.NUMBER or frame.tag != self._tag[:TAG_BYTES]:
+            raise UnavailableError(
+                "a frame must come from the encoder and the tables that this tail was made for",
+                got=f"codec {frame.codec}, tag {frame.tag.hex()}",
+                where=self.spec.name,
+                fix="Deploy both parts from one artifact",
             )
-        latent = decode(self._codec, content, _MOST_ITEMS * channels * math.prod(sides), self._tag)
+        shape = frame.shape
+        fits = len(shape) == 2 + len(sides) and list(shape[2:]) == sides
+        if not fits or shape[1] > channels or (self._whole and shape[1] < channels):
+            raise InputError(
+                f"a frame must hold items of shape {[channels, *sides]}"
+                + ("" if self._whole else ", or their first channels"),
+                got=list(shape[1:]),
+                where=self.spec.name,
+            )
+        most_items = most_elements // (channels * math.prod(sides))
+        if shape[0] > most_items:
+            raise InputError(
+                f"a frame must hold at most {most_items} items of shape {[channels, *sides]}",
+                got=shape[0],
+                where=self.spec.name,
+                fix="Send fewer items at once, or raise limits.inputs.latent_elements of the node",
+            )
+        return frame
+
+    def elements(self, frame: Frame) -> int:
+        """Elements of the latent that a frame stands for."""
+        return frame.shape[0] * math.prod(self._latent.shape[1:])
+
+    def unpack(self, tensors: Mapping[str, npt.NDArray[Any]], frame: Frame) -> Tensors:
+        """``tensors`` with the latent that ``frame``, found among them by `read`, stands for.
+
+        Raises:
+            InputError: Its payload is not one of the codec's.
+        """
+        latent = self._codec.unpack(frame.payload, frame.flags, frame.shape)
         return {**tensors, self.spec.name: np.ascontiguousarray(latent)}
 
     def through(self, tensors: Mapping[str, npt.NDArray[Any]], channels: int | None = None) -> Tensors:
-        """What `open` gives for what `close` gave: where both segments run in one process, answers stay the same."""
-        return {**tensors, **self.open(self.close(tensors, channels))}
+        """What arrives behind the border: where both segments run in one process, answers stay the same.
+
+        Raises:
+            InputError: As `close`.
+        """
+        latent = tensors[self.spec.name]
+        # As many items as one frame holds at a time: nothing here is a stranger's, and a batch may have any size.
+        size = max(1, MOST_ELEMENTS // math.prod(self._latent.shape[1:]))
+        arrived = []
+        for at in range(0, max(1, len(latent)), size):
+            made = self.close({self.spec.name: latent[at : at + size]}, channels)
+            arrived.append(self.open(made)[self.spec.name])
+        return {**tensors, self.spec.name: arrived[0] if len(arrived) == 1 else np.concatenate(arrived)}
 
 
 def _tag(artifact: Artifact, border: int, boundary: Boundary) -> bytes:

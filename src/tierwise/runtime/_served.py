@@ -39,6 +39,8 @@ _ABOVE: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED: Code.TOO_LATE,
     grpc.StatusCode.INTERNAL: Code.INTERNAL,
 }
+# Elements of a latent that takes some tens of milliseconds at most.
+_SOON_DECODED: Final = 1 << 20
 
 
 @final
@@ -81,7 +83,7 @@ class Served:
     ) -> None:
         count = len(artifact.manifest.segments)
         self.name, self.version, self.artifact, self.share = name, version, artifact, share
-        self._limits = limits
+        self._limits = limits or InputLimits()
         self._first, self._last = (0, count) if share.segments is None else share.segments
         self._forward, self._forward_model, self._observer = forward, share.forward_model or name, observer
         if self._last > count:
@@ -264,8 +266,15 @@ class Served:
 
     def _decoded(self, call: Call, visit: Visit) -> Tensors:
         with visit.computing("decode"):
-            tensors = call.contents.tensors()
-            return tensors if self._opening is None else self._opening.open(tensors)
+            tensors, opening = call.contents.tensors(), self._opening
+            if opening is None:
+                return tensors
+            frame = opening.read(tensors, self._limits.latent_elements)
+            if opening.elements(frame) <= _SOON_DECODED:
+                return opening.unpack(tensors, frame)
+        # As long a work as computing, so it waits for its turn as that does, and not beyond the client's deadline.
+        with visit.turn(), visit.computing("decode"):
+            return opening.unpack(tensors, frame)
 
     def _merged(self, wanted: tuple[str, ...], passage: Passage, rest: Tensors) -> Tensors:
         """The answer to the whole request from that to the items that left here and that to the rest."""
