@@ -11,6 +11,8 @@ import pytest
 
 from tierwise.artifact import Artifact
 from tierwise.runtime import Executor, Pipeline, Placed, Share, deploy
+from tierwise.runtime._passage import merge
+from tierwise.runtime._passage import split as split_passage
 
 
 def batch(*sure: float) -> dict[str, npt.NDArray[Any]]:
@@ -31,7 +33,11 @@ def _early_weights() -> npt.NDArray[Any]:
     return rng.normal(size=(4, 3)).astype(np.float32)
 
 
-BATCHES = [(0.4,), (0.5,), (0.0, 0.9, 0.1, 0.7), (1.0, 2.0), (0.0, 0.1)]
+def left_frac(sure: tuple[float, ...]) -> float:
+    return sum(one >= 0.5 for one in sure) / max(1, len(sure))
+
+
+BATCHES = [(0.4,), (0.5,), (0.0, 0.9, 0.1, 0.7), (1.0, 2.0), (0.0, 0.1), ()]
 
 
 @pytest.mark.parametrize("sure", BATCHES)
@@ -40,8 +46,8 @@ def test_rows_leave_where_the_exit_is_sure(exiting: Artifact, directly: Callable
     tensors = batch(*sure)
     np.testing.assert_allclose(executor.run(tensors)["y"], expected(exiting, tensors, directly), rtol=1e-5)
     passage = executor.advance(tensors)
-    assert passage.exit_frac == np.mean(np.array(sure) >= 0.5)
-    assert passage.all_left == all(value >= 0.5 for value in sure)
+    assert passage.exit_frac == left_frac(sure)
+    assert passage.all_left == (bool(sure) and all(value >= 0.5 for value in sure))
 
 
 def test_the_rest_only_goes_on(exiting: Artifact) -> None:
@@ -71,8 +77,8 @@ def test_nodes_honour_exits(
             tensors = batch(*sure)
             reply = pipeline.infer(tensors)
             np.testing.assert_allclose(reply.outputs["y"], expected(exiting, tensors, directly), rtol=1e-5)
-            assert reply.exit_frac == np.mean(np.array(sure) >= 0.5)
-            stays = any(value < 0.5 for value in sure)
+            assert reply.exit_frac == left_frac(sure)
+            stays = not all(value >= 0.5 for value in sure) or not sure
             assert reply.path == (("edge", "cloud") if split == 1 and stays else ("edge",))
             # What leaves never crosses the link.
             assert (reply.bytes_up > 0) == (split == 1 and stays)
@@ -83,3 +89,13 @@ def test_a_model_without_exits_says_nothing_of_them(start_node: Callable[..., An
     deploy(chain, "m", [Placed(control=node.tcp, share=Share())])
     with Pipeline(node.tcp, "m", chain.manifest.input) as pipeline:
         assert pipeline.infer(batch(0.9)).exit_frac is None
+
+
+def test_a_request_without_items_among_others_has_its_empty_answer(exiting: Artifact) -> None:
+    executor, outputs = Executor(exiting, threads=1), exiting.manifest.outputs
+    for sure in ((0.9, 0.1, 0.2), (0.9, 0.8, 0.7), (0.1, 0.2, 0.3)):
+        whole = executor.run(batch(*sure))["y"]
+        parts = split_passage(executor.advance(batch(*sure)), [2, 0, 1])
+        answers = [merge(outputs, part.left, part.answers, part.tensors)["y"] for part in parts]
+        assert [answer.shape for answer in answers] == [(2, 3), (0, 3), (1, 3)]
+        np.testing.assert_array_equal(np.concatenate(answers), whole)

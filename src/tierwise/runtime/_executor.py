@@ -178,7 +178,7 @@ class Executor:
             leave = leaving(segment.exit, known)
             gone = gone or _Gone(len(leave), self._answer)
             stay = gone.take(segment.exit, known, leave)
-            if not stay.any():
+            if leave.size and not stay.any():
                 known = {}
                 break
             if leave.any():

@@ -37,13 +37,13 @@ class Passage:
 
     @property
     def all_left(self) -> bool:
-        """Whether nothing goes on."""
-        return self.left is not None and bool(self.left.all())
+        """Whether nothing goes on; a request without items goes all the way, for answers of the right shape."""
+        return self.left is not None and self.left.size > 0 and bool(self.left.all())
 
     @property
     def exit_frac(self) -> float | None:
         """Share of the items that left; None where the segments have no exit."""
-        return None if self.left is None else float(self.left.mean())
+        return None if self.left is None else float(self.left.mean()) if self.left.size else 0.0
 
 
 def leaving(exit: Exit, made: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
@@ -76,10 +76,10 @@ def merge(
         specs: Outputs of the model to merge.
         left: Which items left.
         answers: Theirs.
-        rest: Of the others; may be empty where all left.
+        rest: Of the others; may be empty where none went on.
     """
     if left.all() or not left.any():
-        return {spec.name: (answers if left.any() else rest)[spec.name] for spec in specs}
+        return {spec.name: (rest if rest and not left.any() else answers)[spec.name] for spec in specs}
     merged = {}
     for spec in specs:
         axis = spec.shape.index(-1)
@@ -117,7 +117,9 @@ def split(passage: Passage, sizes: Sequence[int]) -> list[Passage]:
         stay = size - leave
         parts.append(
             Passage(
-                {name: array[stayed : stayed + stay] for name, array in passage.tensors.items()} if stay else {},
+                {name: array[stayed : stayed + stay] for name, array in passage.tensors.items()}
+                if stay or not leave
+                else {},
                 None if passage.left is None else own,
                 {name: array[gone : gone + leave] for name, array in answers.items()},
                 passage.weights,
