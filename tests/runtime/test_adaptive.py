@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tierwise._errors import ArtifactError, RemoteError, SpecError
+from tierwise._errors import ArtifactError, InputError, RemoteError, SpecError
 from tierwise.artifact import Artifact, TensorInput, read_files
 from tierwise.measure import Reply
 from tierwise.runtime import (
@@ -31,7 +31,7 @@ from tierwise.testbed import ProxyMeans, Spawner
 from tierwise.topology import Link, Tier, Topology
 from tierwise.wire import InferenceClient
 
-from .conftest import BIAS, X, Y, chain_parts, make_artifact
+from .conftest import BIAS, H, X, Y, chain_parts, make_artifact
 
 Inputs = dict[str, Any]
 QUICK = BreakerSpec(failures=2, first_wait_s=0.05, longest_wait_s=0.2)
@@ -231,6 +231,39 @@ def test_a_wrong_request_is_refused_and_no_path_is_to_blame(site: Site, inputs: 
         assert facts.unanswered == 5
 
 
+def test_what_one_path_refuses_and_another_answers_is_the_paths_fault(
+    site: Site, inputs: Inputs, make: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    """Its model may be another one than was meant: what it says of the request holds for all requests."""
+    other = make(tmp_path / "o", chain_parts()[1:], TensorInput(tensors=(H, BIAS)), (Y,))
+    deploy(other, "other", [Placed(control=site.above.unix, share=Share())])
+    away = PathSpec(name="other", accuracy_frac=0.95, node=site.reached, model="other", link="up", over_link=True)
+    paths = site.paths("local")
+    paths = msgspec.structs.replace(paths, paths=(away, *paths.paths))
+    with AdaptivePipeline(paths) as pipeline:
+        assert pipeline.infer(inputs).why == "fallback: failed (INVALID_ARGUMENT)"
+        until(lambda: pipeline.infer(inputs).why == "fallback: breaker", "its breaker opens")
+        opened = pipeline.facts().paths[0].opened
+        until(lambda: pipeline.facts().paths[0].opened > opened, "a trial with what another answered opens it again")
+
+
+def test_a_request_that_no_path_takes_is_not_what_paths_are_tried_with(site: Site, inputs: Inputs) -> None:
+    with AdaptivePipeline(site.paths("offload", "local")) as pipeline:
+        pipeline.infer(inputs)
+        with pytest.raises(RemoteError):
+            pipeline.infer({"x": inputs["x"]})
+        assert pipeline._latest is inputs
+
+
+@pytest.mark.parametrize("deadline_s", [float("inf"), float("nan"), 0.0, -1.0])
+def test_a_deadline_is_a_number_of_seconds(site: Site, inputs: Inputs, deadline_s: float) -> None:
+    with (
+        AdaptivePipeline(site.paths("local")) as pipeline,
+        pytest.raises(InputError, match="a deadline must be above 0"),
+    ):
+        pipeline.infer(inputs, deadline_s)
+
+
 def test_where_nothing_answers_every_path_says_why(tmp_path: Path, inputs: Inputs) -> None:
     nowhere = f"unix:{tmp_path}/nobody"
     paths = tuple(
@@ -283,6 +316,8 @@ artifact = "{site.local.directory.name}"
         ),
         ('[[paths]]\nname = "a"\naccuracy_frac = 1.0\nartifact = "d"\nlink = "up"', "must not name a link"),
         (2 * '[[paths]]\nname = "a"\naccuracy_frac = 1.0\nartifact = "d"\n', "a name of its own"),
+        ('deadline_s = inf\n[[paths]]\nname = "a"\naccuracy_frac = 1.0\nartifact = "d"', "<= 86400"),
+        ('probe_s = inf\n[[paths]]\nname = "a"\naccuracy_frac = 1.0\nartifact = "d"', r"\$.probe_s: a number must be"),
         ('polcy = "fast"\n[[paths]]\nname = "a"\naccuracy_frac = 1.0\nartifact = "d"', "polcy"),
     ],
 )

@@ -88,3 +88,28 @@ def test_two_exchanges_after_a_change_requests_take_a_rate_that_the_link_carries
         if i % 5 == 0:
             device.refresh(after)
     assert device.choose() == BEST[after]
+
+
+def test_pictures_that_a_filter_drops_do_not_make_others_cross_faster() -> None:
+    link, ms = LinkState(), 0
+    path, plain = Forecast(link), Forecast(None)
+    crossed = Reply({}, (StageTime("device", "uplink", 0.15),), 7000, 100, ("device", "above"))
+    dropped = Reply({}, (), 0, 0, ("device",))
+
+    def answers(reply: Reply, latency_s: float, count: int) -> None:
+        nonlocal ms
+        for _ in range(count):
+            ms += 100
+            path.observe(reply, latency_s, ms * MS)
+
+    answers(dropped, 0.005, 5)
+    assert path.expected_s == pytest.approx(0.005)
+    assert path.careful_s is None, "what crosses has never been seen"
+    answers(crossed, 0.157, 20)
+    careful_s, least_s = path.careful_s, path.least_s
+    answers(dropped, 0.005, 200)
+    assert path.careful_s == careful_s, "a picture that is sent has as far to go as before"
+    assert path.least_s == least_s
+    assert path.expected_s == pytest.approx(0.005, rel=0.05), "most of them are answered at once"
+    plain.observe(Reply({}, (), 0, 0, ("device",)), 0.01, 1)
+    assert (plain.expected_s, plain.careful_s) == (0.01, 0.02), "without a link there is nothing to cross"

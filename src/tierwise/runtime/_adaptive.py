@@ -20,7 +20,7 @@ from tierwise.runtime._link_state import LinkFacts, LinkState
 from tierwise.runtime._paths import Paths
 from tierwise.runtime._pipeline import Items
 from tierwise.runtime._race import Race
-from tierwise.runtime._route import PathFacts, Route
+from tierwise.runtime._route import PathFacts, Route, is_request_wrong
 from tierwise.runtime._scout import Scout
 from tierwise.wire import status_of
 
@@ -31,6 +31,7 @@ CHOSEN = "chosen"
 _HANDOVER_S = 0.005
 # An answer that comes after all is better than none: what the device has when its own path is late.
 _LAST_RESORT_S = 30.0
+_LONGEST_S = 86_400.0
 
 
 class AnswerObserver(Protocol):
@@ -183,12 +184,11 @@ class AdaptivePipeline:
             The answer; ``made_by`` is the path's name and ``why`` says how it came to be that one.
 
         Raises:
-            InputError: The request does not fit the model.
+            InputError: The request does not fit the model, or the deadline is no number of seconds.
             RemoteError: No path could answer; the message holds what each of them said.
         """
         begun_ns = self._clock.now_ns()
-        until_ns = begun_ns + round(1e9 * (self.spec.deadline_s if deadline_s is None else deadline_s))
-        self._latest = items
+        until_ns = begun_ns + round(1e9 * (self.spec.deadline_s if deadline_s is None else _checked(deadline_s)))
         race = Race()
         plan, why = self._plan(begun_ns, until_ns, strict=deadline_s is not None)
         for position, route in enumerate(plan):
@@ -196,7 +196,13 @@ class AdaptivePipeline:
             if race.winner is not None:
                 break
         race.close()
-        winner = race.winner
+        winner, refusing = race.winner, {name for name, error in race.errors if is_request_wrong(error)}
+        if winner is not None:
+            for route in plan:
+                if route.name in refusing:
+                    route.contradict()
+        if winner is not None or not refusing:
+            self._latest = items  # what every path refuses is nothing to try one with
         ended_ns = self._clock.now_ns()
         with self._counted:
             if winner is None:
@@ -321,6 +327,12 @@ class AdaptivePipeline:
             return left_s / 2
         need_s = min(known) + _HANDOVER_S
         return need_s if need_s < left_s else 0.0
+
+
+def _checked(deadline_s: float) -> float:
+    if not 0 < deadline_s <= _LONGEST_S:
+        raise InputError(f"a deadline must be above 0 and at most {_LONGEST_S:,.0f} s", got=deadline_s)
+    return deadline_s
 
 
 def _reason(race: Race, failed_before: int) -> str:

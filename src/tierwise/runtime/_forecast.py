@@ -27,6 +27,9 @@ def link_seconds(reply: Reply) -> float:
 class Forecast:
     """Predicts a path's latency as computing + round trip + bytes / goodput. Pure; its owner guards it.
 
+    An answer may stay on this side of the link: a filter dropped the picture, or an exit had an answer. Such answers
+    make a path fast on average, and tell nothing of what the others take; the two are kept apart.
+
     Args:
         link: The link the path crosses, which other paths may cross too; None where there is none.
         request_bytes: What its requests send over the link, where that is known before one did.
@@ -35,15 +38,18 @@ class Forecast:
     def __init__(self, link: LinkState | None, request_bytes: int | None = None) -> None:
         self._link, self._request_bytes = link, request_bytes
         self._compute_s, self._bytes_up, self._bytes_down = Ewma(), Ewma(), Ewma()
+        # One answer is all or nothing: a share takes more of them than a mean.
+        self._stayed_s, self._crossing_frac = Ewma(), Ewma(weight=0.1)
         self._latencies_s: deque[float] = deque(maxlen=_KEPT)
         self.observed_ns: int | None = None
 
     @property
     def expected_s(self) -> float | None:
         """The usual latency; before the first answer the link's part of it where that is known, else None."""
-        if self._compute_s.mean is None:
-            return self.least_s
-        return self._compute_s.mean + self._link_s()
+        sent_s, stayed_s, crossing = self._sent_s, self._stayed_s.mean, self._crossing_frac.mean
+        if sent_s is None or stayed_s is None or crossing is None:
+            return stayed_s if sent_s is None else sent_s
+        return crossing * sent_s + (1.0 - crossing) * stayed_s
 
     @property
     def least_s(self) -> float | None:
@@ -55,12 +61,16 @@ class Forecast:
 
     @property
     def careful_s(self) -> float | None:
-        """A latency that is seldom exceeded: the usual one and two mean deviations; None as above."""
-        expected_s = self.expected_s
-        if expected_s is None:
+        """A latency that is seldom exceeded: two mean deviations above the usual one of what crosses the link.
+
+        Whether a request will cross it is not known beforehand, and its answer has to keep the deadline if it does.
+        None where nothing is known of what crosses.
+        """
+        sent_s = self._sent_s
+        if sent_s is None:
             return None
         spread_s = self._compute_s.deviation + (self._link.spread_s if self._link else 0.0)
-        return expected_s + _CAREFUL * spread_s
+        return sent_s + _CAREFUL * spread_s
 
     @property
     def p95_s(self) -> float | None:
@@ -72,14 +82,25 @@ class Forecast:
     def observe(self, reply: Reply, latency_s: float, now_ns: int) -> None:
         """Learn from an answer, for the path and for its link."""
         on_link_s = min(link_seconds(reply), latency_s)
+        crossed = self._link is None or reply.bytes_up > 0
+        self._latencies_s.append(latency_s)
+        self.observed_ns = now_ns
+        self._crossing_frac.observe(float(crossed), now_ns)
+        if not crossed:
+            self._stayed_s.observe(latency_s, now_ns)
+            return
         self._compute_s.observe(latency_s - on_link_s, now_ns)
         self._bytes_up.observe(reply.bytes_up, now_ns)
         self._bytes_down.observe(reply.bytes_down, now_ns)
-        self._latencies_s.append(latency_s)
-        self.observed_ns = now_ns
-        # An answer that left at an early exit has not crossed the link, and says nothing about it.
         if self._link is not None and on_link_s > 0:
             self._link.observe(reply.bytes_up, reply.bytes_down, on_link_s, now_ns)
+
+    @property
+    def _sent_s(self) -> float | None:
+        """The usual latency of what crosses the link; before the first such answer the link's part, where known."""
+        if self._compute_s.mean is None:
+            return self.least_s
+        return self._compute_s.mean + self._link_s()
 
     def _link_s(self) -> float:
         if self._link is None:

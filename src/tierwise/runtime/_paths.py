@@ -114,7 +114,7 @@ class Paths(Spec, frozen=True, kw_only=True):
 
     paths: Annotated[tuple[PathSpec, ...], msgspec.Meta(min_length=1)]
     policy: Policy = "accurate"
-    deadline_s: Positive = 1.0
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 1.0
     margin_frac: Share = 0.15
     dwell_s: NotNegative = 0.5
     hedge: bool = False

@@ -23,7 +23,7 @@ from tierwise.runtime._paths import PathSpec
 from tierwise.runtime._pipeline import Items, Pipeline
 from tierwise.wire import Credentials, status_of
 
-__all__ = ["Attempt", "PathFacts", "Route"]
+__all__ = ["Attempt", "PathFacts", "Route", "is_request_wrong"]
 
 # After a break nothing of what was known holds, and one answer is no knowledge yet.
 _LEAST_ANSWERS = 3
@@ -201,7 +201,8 @@ class Route:
         try:
             reply = self._asked.infer(items, timeout_s)
         except Exception as error:
-            self._note_failure(attempt, blame=not _is_request_wrong(error))
+            # A trial repeats what some path has answered: the request is not to blame.
+            self._note_failure(attempt, blame=attempt.trial or not is_request_wrong(error))
             raise
         now_ns = self._clock.now_ns()
         with self._lock:
@@ -238,8 +239,14 @@ class Route:
             self._failed += 1
             if blame:
                 self._breaker.failed(self._clock.now_ns(), trial=attempt.trial)
-            else:
-                self._breaker.succeeded(trial=attempt.trial)  # whoever refuses a request is there
+
+    def contradict(self) -> None:
+        """A request that the path refused as wrong has been answered by another: the path is to blame after all.
+
+        Its model may want other inputs, or its parts may not belong together; whatever it is, it may go on for ever.
+        """
+        with self._lock:
+            self._breaker.failed(self._clock.now_ns())
 
     def _forget(self) -> None:
         """Nothing that was known before a break need hold after it."""
@@ -249,8 +256,8 @@ class Route:
         self._learnt = 0
 
 
-def _is_request_wrong(error: Exception) -> bool:
-    """Whether the request is to blame, not the path."""
+def is_request_wrong(error: Exception) -> bool:
+    """Whether the request is to blame, by what the path says."""
     if isinstance(error, RemoteError):
         return status_of(error) is grpc.StatusCode.INVALID_ARGUMENT
     return isinstance(error, InputError)

@@ -58,7 +58,7 @@ class Scout:
         self._latest, self._limit_s = latest, limit_s
         self._probes = _probes(spec)
         self._busy: set[str] = set()
-        self._probed_ns = dict.fromkeys(self._probes, 0)
+        self._due_ns = dict.fromkeys(self._probes, 0)
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(len(routes) + len(self._probes), thread_name_prefix="tierwise-scout")
         self._thread = threading.Thread(target=self._run, name="tierwise-scout", daemon=True)
@@ -107,20 +107,21 @@ class Scout:
 
     def _probe_if_due(self, name: str) -> None:
         now_ns = self._clock.now_ns()
-        wait_ns = 1e9 * self._spec.probe_s
-        if name in self._busy or now_ns - self._probed_ns[name] < wait_ns:
+        wait_ns = round(1e9 * self._spec.probe_s)
+        if name in self._busy or now_ns < self._due_ns[name]:
             return
         if all(route.facts().breaker != "closed" for route in self._routes if route.spec.link == name):
             return  # it is down; trials find out when it is back
         with self._lock:
             idle = now_ns - self._links[name].rated_ns >= wait_ns
         self._busy.add(name)
-        self._probed_ns[name] = now_ns
+        self._due_ns[name] = now_ns + wait_ns
         most_bytes = self._spec.probe_bytes
         self._pool.submit(self._probe, name, (0, _LEAST_PROBE_BYTES, most_bytes) if idle else (0,))
 
     def _probe(self, name: str, sizes: tuple[int, ...]) -> None:
         """Messages of some sizes there, nothing back. The small one also keeps the round trip of a busy link known."""
+        began_ns, sent_bytes = self._clock.now_ns(), 0
         try:
             for most_bytes in sizes:
                 size = min(most_bytes, self._bearable_bytes(name))
@@ -131,6 +132,7 @@ class Scout:
                 timeline = Timeline()
                 count_hop(exchange, CLIENT, name, timeline)
                 link_ns = sum(ns for tier, stage, ns in timeline.entries() if stage in ON_LINK)
+                sent_bytes += exchange.sent_bytes
                 with self._lock:
                     self._links[name].observe(
                         exchange.sent_bytes, exchange.received_bytes, link_ns / 1e9, self._clock.now_ns()
@@ -138,6 +140,11 @@ class Scout:
         except RemoteError:
             return  # a link that is down is found out by requests and trials, which know what they need
         finally:
+            # On a very slow link even the least of them take more than their share; the next one comes later then.
+            with self._lock:
+                up_bps = self._links[name].facts.up_bps
+            if up_bps is not None:
+                self._due_ns[name] = max(self._due_ns[name], began_ns + round(8e9 * sent_bytes / up_bps / _PROBE_FRAC))
             self._busy.discard(name)
 
     def _bearable_bytes(self, name: str) -> int:
