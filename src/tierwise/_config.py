@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,14 +40,31 @@ def loads_toml(text: str, kind: type[T], *, where: str) -> T:
     """Decode TOML text into ``kind``; ``where`` names the text in errors.
 
     Raises:
-        SpecError: Not TOML, an unknown key, a wrong type or a value out of bounds.
+        SpecError: Not TOML, an unknown key, a wrong type, a value out of bounds or a number that is not finite.
     """
     try:
-        return msgspec.toml.decode(text, type=kind)
+        spec = msgspec.toml.decode(text, type=kind)
+        for path in _endless(msgspec.toml.decode(text), "$"):
+            raise SpecError(
+                "a number must be finite", where=f"{where}: {path}", fix="Correct that key and run the command again"
+            )
+        return spec
     except msgspec.ValidationError as error:
         raise SpecError(str(error), where=where, fix="Correct that key and run the command again") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise SpecError(f"the text must be valid TOML ({error})", where=where) from error
+
+
+def _endless(value: object, path: str) -> Iterator[str]:
+    """Where ``inf`` and ``nan`` stand, which TOML has and no bound of a spec excludes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _endless(one, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, one in enumerate(value):
+            yield from _endless(one, f"{path}[{i}]")
 
 
 def load_toml(path: Path, kind: type[T]) -> T:

@@ -25,6 +25,8 @@ def test_good_text_decodes() -> None:
         ('name = "a"\nnmae = 1', ["here.toml", "nmae"]),
         ('name = "a"\n[[tiers]]\ncpus = "two"', ["$.tiers[0].cpus", "float", "str"]),
         ("tiers = []", ["name"]),
+        ('name = "a"\n[[tiers]]\ncpus = 2\n[[tiers]]\ncpus = inf', ["here.toml: $.tiers[1].cpus", "finite"]),
+        ('name = "a"\ntiers = [{cpus = -nan}]', ["$.tiers[0].cpus", "finite"]),
         ("name = ", ["valid TOML"]),
         ("name = " + "9" * 5000, ["valid TOML"]),
         ("name = " + "[" * 3000 + "]" * 3000, ["valid TOML"]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from tierwise.planner import (
     crossovers,
     fastest_way,
     fit_message,
+    predict_parts,
     predict_way,
 )
 from tierwise.topology import Link
@@ -97,3 +99,13 @@ def test_nothing_to_choose_from_is_refused() -> None:
         crossovers(WAYS, link(1e6), 2e6, 1e6)
     with pytest.raises(InputError, match="latencies above 0"):
         fit_message(())
+    for wrong in (float("inf"), float("nan"), 0.0):
+        with pytest.raises(InputError, match=f"above 0 and below infinity, but got {wrong}"):
+            fit_message([Observed(SPLIT, link(1e6), 0.05), Observed(SPLIT, link(1e6), wrong)])
+
+
+def test_the_figure_that_is_wrong_is_named() -> None:
+    with pytest.raises(InputError, match=r"split: every figure .* but got inf"):
+        predict_way(replace(SPLIT, below_s=float("inf")), link(1e6))
+    with pytest.raises(InputError, match="at least one part"):
+        predict_parts((), answer_bytes=0, per_message_s=0)

@@ -108,6 +108,13 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
         raise SpecError(
             f"prefixes must have at most all {channels} channels", got=prefixes[-1], where="bottleneck.prefixes"
         )
+    if codec == "raw" and len(prefixes) > 1:
+        raise SpecError(
+            "prefixes must have a codec that knows what the channels left out are",
+            got='codec = "raw"',
+            where="bottleneck.prefixes",
+            fix='Set codec = "affine" or "prior", or leave prefixes out',
+        )
     for lesson in lessons:
         _check(lesson, codec, work.task)
     unlabelled = spec.unlabelled

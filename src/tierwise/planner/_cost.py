@@ -10,7 +10,28 @@ from typing import Protocol, final
 from tierwise._errors import InputError
 from tierwise.topology import Link
 
-__all__ = ["Candidate", "Choice", "Cost", "Part", "Ranked", "best_cut", "predict_cut", "predict_parts"]
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Cost",
+    "Part",
+    "Ranked",
+    "best_cut",
+    "check_figures",
+    "predict_cut",
+    "predict_parts",
+]
+
+
+def check_figures(figures: Sequence[float], where: str) -> None:
+    """Whether a prediction can be made of such figures.
+
+    Raises:
+        InputError: One of them is negative or not finite.
+    """
+    for figure in figures:
+        if not 0 <= figure < math.inf:
+            raise InputError("every figure of a prediction must be finite and not negative", got=figure, where=where)
 
 
 @final
@@ -82,8 +103,9 @@ def predict_parts(parts: Sequence[Part], *, answer_bytes: int, per_message_s: fl
     figures = [answer_bytes, per_message_s]
     for part in parts:
         figures += (part.macs, part.s_per_mac, part.received_bytes, part.reach_frac)
-    if not parts or min(figures) < 0 or not all(math.isfinite(figure) for figure in figures):
-        raise InputError("every figure of a prediction must be finite and not negative", got=min(figures), where="cost")
+    if not parts:
+        raise InputError("a prediction needs at least one part", where="cost")
+    check_figures(figures, where="cost")
     computing = [part.reach_frac * part.macs * part.s_per_mac for part in parts]
     climbs = [(part.reach_frac, part.received_bytes, link) for part in parts for link in part.links]
     return Cost(

@@ -10,7 +10,7 @@ from typing import Final, final
 import numpy as np
 
 from tierwise._errors import InputError
-from tierwise.planner._cost import Cost
+from tierwise.planner._cost import Cost, check_figures
 from tierwise.planner._links import Sweep, log_grid, sweep
 from tierwise.topology import Link
 
@@ -95,8 +95,7 @@ def predict_way(way: Way, link: Link, message: Message = Message()) -> Cost:
         InputError: A figure is negative or not finite.
     """
     figures = (way.below_s, way.above_s, way.up_bytes, way.down_bytes, message.seconds, message.bytes)
-    if not all(math.isfinite(one) and one >= 0 for one in figures):
-        raise InputError("every figure of a way must be finite and not negative", got=min(figures), where=way.name)
+    check_figures(figures, where=way.name)
     if not way.crosses:
         return Cost(way.below_s, 0.0, way.above_s, 0.0, 0, 0, message_s=message.seconds)
     return Cost(
@@ -131,9 +130,13 @@ def fit_message(points: Sequence[Observed]) -> Message:
     Raises:
         InputError: No point, or a latency that is not positive.
     """
-    if not points or not all(point.seconds > 0 for point in points):
-        got = min((point.seconds for point in points), default="no point")
-        raise InputError("a fit needs measured latencies above 0", got=got, where="fit_message")
+    wrong = [point.seconds for point in points if not 0 < point.seconds < math.inf]
+    if not points or wrong:
+        raise InputError(
+            "a fit needs measured latencies above 0 and below infinity",
+            got=wrong[0] if wrong else "no point",
+            where="fit_message",
+        )
     rows, left = [], []
     for point in points:
         crosses, weight = point.way.crosses, 1 / point.seconds

@@ -242,6 +242,7 @@ def test_presets_resolve_to_what_the_papers_say(whole, tmp_path):
     ("spec", "error", "words"),
     [
         (Bottleneck(channels=3, prefixes=(5,)), SpecError, "prefixes must have at most all 3 channels"),
+        (Bottleneck(channels=3, prefixes=(2,), codec="raw"), SpecError, "prefixes must have a codec that knows"),
         (Bottleneck(codec="raw", lessons=(Lesson(features="cut", rate=1.0),)), SpecError, "only a prior knows"),
         (Bottleneck(lessons=(Lesson(),)), SpecError, "a lesson must train something"),
         (Bottleneck(cut="nowhere"), InputError, "a cut must be named"),
