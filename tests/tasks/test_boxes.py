@@ -3,13 +3,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tierwise._errors import InputError
-from tierwise.artifact import ImageInput
+from tierwise.artifact import ImageInput, Preprocessor, to_payload
 from tierwise.tasks import BoxScores, box_labels, map_difference, score
 from tierwise.tasks._box_files import boxed_split, read_coco, read_yolo
 
@@ -127,11 +128,53 @@ def test_yolo_folders(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"b\.txt:2") as caught:
             read_yolo(tmp_path, 2)
         assert bad in str(caught.value)
+    for bad in (
+        "0 32 24 20 20",  # in pixels
+        "0 0.5 0.5 -0.2 0.1",
+        "0 0.5 0.5 0.1 1.2",
+        "0 1.2 0.5 0.1 0.1",
+    ):
+        (tmp_path / "labels" / "b.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{bad}\n")
+        with pytest.raises(InputError, match=r"b\.txt:2: a box must have its centre in the picture"):
+            read_yolo(tmp_path, 2)
+    (tmp_path / "labels" / "b.txt").write_bytes("0 0.5 0.5 0.1 0.1 # \xe4".encode("latin-1"))
+    with pytest.raises(InputError, match=r"b\.txt: a file of boxes must be readable UTF-8"):
+        read_yolo(tmp_path, 2)
+    (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 1e-9 0.1\n1 0.5 0.5 0.1 0.1\n", encoding="utf-8-sig")
+    assert read_yolo(tmp_path, 2)[1].boxes[:, 4].tolist() == [1.0], "what has no area is left out"
     with pytest.raises(InputError, match="images"):
         read_yolo(tmp_path / "labels", 2)
+    (tmp_path / "images" / "b.png").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"b\.png: the file must be a picture"):
+        boxed_split(read_yolo(tmp_path, 2), ENCODING)
+
+
+def test_boxes_lie_on_a_picture_as_it_is_shown(tmp_path: Path) -> None:
+    """Cameras store what they saw lying on its side, and say so; whoever labels it sees it upright."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    shown = np.zeros((64, 32, 3), np.uint8)
+    shown[8:20, 16:32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.rot90(shown).copy())
+    stored.save(tmp_path / "images" / "a.png", exif=exif)
+    (tmp_path / "labels" / "a.txt").write_text(f"0 {24 / 32} {14 / 64} {16 / 32} {12 / 64}")
+    split = boxed_split(read_yolo(tmp_path, 1), ENCODING)
+    pixels = Preprocessor(ENCODING)(to_payload(ENCODING, list(split.items)))[ENCODING.tensor][0, 0]
+    left, top, right, bottom = (split.labels[0, 0, :4] * 64).round().astype(int)
+    inside = pixels[top + 1 : bottom - 1, left + 1 : right - 1]
+    assert inside.size > 50
+    assert inside.min() > 2 * pixels.mean()
+    assert inside.mean() > 0.99 * pixels.max()
 
 
 def test_coco_files(tmp_path: Path) -> None:
+    def refuses(told: dict[str, Any], said: str) -> None:
+        (tmp_path / "x.json").write_text(json.dumps(told))
+        with pytest.raises(InputError, match=said):
+            read_coco(tmp_path / "x.json", tmp_path)
+
     (tmp_path / "a.png").write_bytes(picture())
     told = {
         "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 20}],
@@ -146,6 +189,24 @@ def test_coco_files(tmp_path: Path) -> None:
     pictures, names = read_coco(tmp_path / "x.json", tmp_path)
     assert names == ("car", "bus")
     np.testing.assert_allclose(pictures[0].boxes, [[0.1, 0.1, 0.3, 0.6, 1, 1], [0, 0, 1, 1, 0, 0]], atol=1e-6)
+    boxed_split(pictures, ENCODING)
+    annotation = told["annotations"][1]
+    for box, said in (
+        ([0, 0, -40, 20], r"annotations\[1\]: a box must have its centre in the picture"),
+        ([90, 0, 10, 20], r"annotations\[1\]: a box must have its centre in the picture"),
+        ([float("nan"), 0, 1, 1], r"annotations\[1\]: a box must have its centre in the picture"),
+    ):
+        refuses(told | {"annotations": [told["annotations"][0], annotation | {"bbox": box}]}, said)
+    refuses(told | {"categories": [], "annotations": []}, "a category at least, and every picture once")
+    refuses(told | {"images": told["images"] + [told["images"][0] | {"id": 8}]}, "every picture once")
+    refuses(told | {"annotations": [annotation | {"category_id": float("inf")}]}, "COCO's JSON.*OverflowError")
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="COCO's JSON"):
+        read_coco(tmp_path / "x.json", tmp_path)
+    other = json.dumps(told | {"images": [told["images"][0] | {"width": 80, "height": 40}]})
+    (tmp_path / "x.json").write_text(other)
+    with pytest.raises(InputError, match=r"a\.png: .* own height and width, 20 x 40, but got 40 x 80"):
+        boxed_split(read_coco(tmp_path / "x.json", tmp_path)[0], ENCODING)
     told["images"][0]["file_name"] = "../x.png"
     (tmp_path / "x.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match="must lie in the folder"):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tierwise._config import loads_toml
@@ -14,7 +18,7 @@ from tierwise._errors import InputError, SpecError
 from tierwise.artifact import Detections
 from tierwise.capture import cut_points, export, read_graph
 from tierwise.measure import Silent
-from tierwise.operators import Filter, Partition, build, parse_chain
+from tierwise.operators import Filter, Identity, Partition, build, parse_chain
 from tierwise.runtime import Executor
 from tierwise.tasks import (
     SPLITS,
@@ -30,7 +34,7 @@ from tierwise.tasks import (
     score,
 )
 from tierwise.tasks._box_augmentation import with_boxes_moved
-from tierwise.tasks._detection_loss import _targets, detection_loss, generalised_overlaps
+from tierwise.tasks._detection_loss import _targets, boxes_loss, cells_loss, generalised_overlaps
 from tierwise.tasks._fastestdet import FastestDetNet, load_coco_weights
 from tierwise.tasks._source import Source
 
@@ -145,6 +149,78 @@ def test_fingerprints_follow_what_decides(squares: YoloFolders, tmp_path: Path) 
         assert load_task(msgspec.structs.replace(spec, **change), tmp_path).fingerprint != first, change
 
 
+def test_a_box_that_moves_to_the_next_picture_is_another_set(squares: YoloFolders, tmp_path: Path) -> None:
+    shutil.copytree(Path(squares.train).parent, tmp_path / "moved")
+    moved = YoloFolders(**{name: str(tmp_path / "moved" / name) for name in SPLITS}, labels=squares.labels)
+    labels = [Path(moved.train) / "labels" / f"{i}.txt" for i in (0, 1)]
+    line = labels[0].read_text()
+    seen = []
+    for texts in ((line, ""), ("", line)):
+        for path, text in zip(labels, texts, strict=True):
+            path.write_text(text)
+        seen.append(load_task(detector(moved), tmp_path).fingerprint)
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_without_boxes_is_named_before_anything_is_trained(
+    squares: YoloFolders, tmp_path: Path, split: str
+) -> None:
+    shutil.copytree(Path(squares.train).parent, tmp_path / "bare")
+    bare = YoloFolders(**{name: str(tmp_path / "bare" / name) for name in SPLITS}, labels=squares.labels)
+    shutil.rmtree(Path(getattr(bare, split)) / "labels")
+    with pytest.raises(InputError, match=f"{split}: train, validation and test must hold a box"):
+        _ = load_task(detector(bare), tmp_path).splits["train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"boxes": Detections(tensor="cells", layout="grid", classes=(0,))}, "boxes must be given with onnx only"),
+        ({"onnx": "d.onnx"}, "subject and training must be left out"),
+        ({"onnx": "d.onnx", "training": None}, "subject and training must be left out"),
+    ],
+)
+def test_keys_that_exclude_each_other_are_refused(
+    squares: YoloFolders, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        load_task(detector(squares, **changes), tmp_path)
+
+
+def brought(path: Path, squares: YoloFolders, items: int | str, kind: int = TensorProto.FLOAT) -> DetectionTask:
+    """A detector as a file: a convolution whose map of 12 x 12 is read as cells."""
+    rng = np.random.default_rng(0)
+    weights = numpy_helper.from_array(rng.normal(0, 0.1, (6, 3, 8, 8)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["pixels", "w"], ["map"], strides=[8, 8]),
+        helper.make_node("Sigmoid", ["map"], ["cells"]),
+    ]
+    given = helper.make_tensor_value_info("images", kind, [items, 3, 96, 96])
+    made = helper.make_tensor_value_info("cells", TensorProto.FLOAT, [items, 6, 12, 12])
+    graph = helper.make_graph(nodes, "detector", [given], [made], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    boxes = Detections(tensor="cells", layout="grid", classes=(0,))
+    return DetectionTask(data=squares, onnx=str(path), boxes=boxes)
+
+
+@pytest.mark.parametrize("items", ["n", 1])
+def test_a_detector_of_one_picture_at_a_time_is_split_too(squares: YoloFolders, tmp_path: Path, items: Any) -> None:
+    task = load_task(brought(tmp_path / "d.onnx", squares, items), tmp_path)
+    whole, cut = (build(task, chain, tmp_path) for chain in ((Identity(),), (Partition(cut="map"),)))
+    assert len(cut.manifest.segments) == 2
+    given = task.tensors(task.splits["test"].items[:1])
+    found = [Executor(artifact, threads=1).run(given)["detections"] for artifact in (whole, cut)]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_a_detector_of_other_numbers_than_fp32_is_refused(squares: YoloFolders, tmp_path: Path) -> None:
+    spec = brought(tmp_path / "d.onnx", squares, "n", TensorProto.UINT8)
+    with pytest.raises(SpecError, match="pictures must be FP32, but got UINT8"):
+        load_task(spec, tmp_path)
+
+
 def test_it_is_asked_for_in_toml() -> None:
     class Asked(msgspec.Struct):
         task: TaskSpec
@@ -196,10 +272,31 @@ def test_generalised_overlap_falls_with_the_distance() -> None:
 def test_the_loss_of_pictures_without_boxes_is_finite_and_teaches() -> None:
     net = FastestDetNet(FastestDet(width=16), classes=2)
     labels = torch.full((2, 1, 6), -1.0)
-    loss = detection_loss(net, {"x": torch.rand(2, 3, 64, 64)}, labels)
+    loss = cells_loss(net(torch.rand(2, 3, 64, 64)), labels)
     loss.backward()
     assert torch.isfinite(loss)
     assert net.detect_head.obj_layers.conv5x5[3].weight.grad.abs().sum() > 0  # type: ignore[index, union-attr]
+
+
+def test_the_loss_knows_which_class_of_the_model_is_which_of_the_task() -> None:
+    labels = torch.tensor([[[0.2, 0.2, 0.6, 0.6, 0.0, 0.0], [0.6, 0.6, 0.9, 0.9, 1.0, 0.0], [0, 0, 0, 0, -1.0, 0]]])
+    cells = torch.rand(1, 5 + 4, 4, 4).clamp(0.05, 0.95).requires_grad_()
+    boxes = Detections(tensor="cells", layout="grid", classes=(1, -1, 0, -1))
+    # The same answer in the task's own order, with the model's further classes behind.
+    loss = boxes_loss(boxes, 2)(cells, labels)
+    own = cells_loss(cells.detach()[:, [0, 1, 2, 3, 4, 7, 5, 6, 8]], labels)
+    assert loss.item() == pytest.approx(own.item())
+    loss.backward()
+    taught = cells.grad.abs().sum((0, 2, 3))[5:] > 0  # type: ignore[union-attr]
+    assert taught.tolist() == [True, False, True, False]
+    assert boxes_loss(msgspec.structs.replace(boxes, classes=(0, 1)), 2) is cells_loss
+
+
+@pytest.mark.parametrize(("layout", "classes"), [("rows", (0, 1)), ("grid", (0, 0, 1)), ("grid", (-1, 1))])
+def test_a_loss_of_boxes_that_nobody_knows_is_refused(layout: str, classes: tuple[int, ...]) -> None:
+    boxes = Detections(tensor="cells", layout=layout, classes=classes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="one class for each of the task's 2"):
+        boxes_loss(boxes, 2)
 
 
 def test_cuts_of_the_backbone() -> None:

@@ -33,7 +33,14 @@ from tierwise.artifact._manifest import (
     TensorSpec,
     TextInput,
 )
-from tierwise.artifact._preprocess import PAYLOAD_INPUT, InputLimits, Preprocessor, request_tensors, to_payload
+from tierwise.artifact._preprocess import (
+    PAYLOAD_INPUT,
+    InputLimits,
+    Preprocessor,
+    picture_size,
+    request_tensors,
+    to_payload,
+)
 from tierwise.artifact._signature import (
     Signature,
     TrustedKey,
@@ -82,6 +89,7 @@ __all__ = [
     "detections_spec",
     "new_signing_key",
     "open_artifact",
+    "picture_size",
     "read_files",
     "read_signatures",
     "receive_files",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.artifact import ImageInput, to_canvas
+from tierwise.artifact import ImageInput, picture_size, to_canvas
 from tierwise.tasks._box_labels import box_labels
 from tierwise.tasks._task import Split
 
 __all__ = ["BoxedPicture", "boxed_split", "read_coco", "read_yolo", "yolo_boxes"]
 
 Floats = npt.NDArray[np.float32]
+# Tools round, and boxes of what is cut off by the border may have their centre just outside.
+_ROUNDING = 0.01
+_MALFORMED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ZeroDivisionError,
+    OverflowError,
+    RecursionError,
+)
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
@@ -32,41 +43,43 @@ class BoxedPicture:
         name: Where it lies.
         content: The encoded picture.
         boxes: [k, 6]: left, top, right, bottom as shares of the picture, class, crowd (`box_labels`).
+        size: Height and width that its boxes were made for, where their file says so.
     """
 
     name: str
     content: bytes
     boxes: Floats
+    size: tuple[int, int] | None = None
 
 
 def boxed_split(pictures: Sequence[BoxedPicture], encoding: ImageInput) -> Split:
     """A split of pictures, its labels on the canvas that ``encoding`` puts them on.
 
     Raises:
-        InputError: A picture cannot be read, or a box is none.
+        InputError: A picture cannot be read, or has another size than its boxes were made for.
     """
-    from PIL import Image, UnidentifiedImageError
-
     placed = []
     for picture in pictures:
-        try:
-            with Image.open(io.BytesIO(picture.content)) as opened:
-                width, height = opened.size
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError("the file must be a picture in a format Pillow reads", where=picture.name) from error
+        height, width = picture_size(picture.content, picture.name)
+        if picture.size not in (None, (height, width)):
+            raise InputError(
+                f"the file of boxes must have the picture's own height and width, {height} x {width}",
+                got=f"{picture.size[0]} x {picture.size[1]}",
+                where=picture.name,
+            )
         boxes = picture.boxes.copy()
         boxes[:, :4] = np.clip(to_canvas(boxes[:, :4], encoding, height, width), 0.0, 1.0)
-        placed.append(boxes)
+        placed.append(boxes[_with_area(boxes)])
     return Split([picture.content for picture in pictures], box_labels(placed))
 
 
 def yolo_boxes(text: str, where: str, classes: int) -> Floats:
     """Boxes of one YOLO file: a line each of class, centre x, centre y, width, height as shares of the picture.
 
-    Boxes that reach out of the picture by rounding are cut at its border; what has no area then is left out.
+    Boxes that reach out of the picture are cut at its border; what has no area is left out.
 
     Raises:
-        InputError: A line has another form, or a class that is not there.
+        InputError: A line has another form, a class that is not there, or a box that is not in the picture.
     """
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -83,11 +96,31 @@ def yolo_boxes(text: str, where: str, classes: int) -> Floats:
                 got=line[:80],
                 where=f"{where}:{number}",
             )
-        x, y, width, height = values
-        corners = np.clip([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 0.0, 1.0)
-        if corners[2] > corners[0] and corners[3] > corners[1]:
-            rows.append([*corners, kind, 0.0])
-    return np.array(rows, np.float32).reshape(-1, 6)
+        rows.append([*_corners(values, f"{where}:{number}"), kind, 0.0])
+    boxes = np.array(rows, np.float32).reshape(-1, 6)
+    return boxes[_with_area(boxes)]
+
+
+def _corners(box: Sequence[float], where: str) -> list[float]:
+    """Left, top, right, bottom within the picture, from centre and size as shares of it.
+
+    Raises:
+        InputError: The box cannot be one of this picture: such labels are in pixels, or of another picture.
+    """
+    x, y, width, height = box
+    inside = all(-_ROUNDING <= one <= 1 + _ROUNDING for one in (x, y))
+    if not inside or not all(0 <= one <= 1 + _ROUNDING for one in (width, height)):
+        raise InputError(
+            "a box must have its centre in the picture and a size of 0 to 1, all as shares of the picture's sides",
+            got=f"centre {x:g}, {y:g}, size {width:g} x {height:g}",
+            where=where,
+        )
+    reaching = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return [min(max(one, 0.0), 1.0) for one in reaching]
+
+
+def _with_area(boxes: Floats) -> npt.NDArray[np.bool_]:
+    return np.logical_and(boxes[:, 2] > boxes[:, 0], boxes[:, 3] > boxes[:, 1])
 
 
 def read_yolo(folder: Path, classes: int) -> list[BoxedPicture]:
@@ -107,7 +140,10 @@ def read_yolo(folder: Path, classes: int) -> list[BoxedPicture]:
     pictures = []
     for path in found:
         told = folder / "labels" / path.relative_to(root).with_suffix(".txt")
-        text = told.read_text(encoding="utf-8") if told.is_file() else ""
+        try:
+            text = told.read_text(encoding="utf-8-sig") if told.is_file() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"a file of boxes must be readable UTF-8 text ({error})", where=told) from error
         pictures.append(BoxedPicture(str(path), path.read_bytes(), yolo_boxes(text, str(told), classes)))
     return pictures
 
@@ -123,28 +159,36 @@ def read_coco(file: Path, pictures: Path) -> tuple[list[BoxedPicture], tuple[str
         InputError: The file has another form, or names a picture that is not there.
     """
     try:
-        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
         kinds = sorted(told["categories"], key=lambda kind: int(kind["id"]))
         place = {int(kind["id"]): i for i, kind in enumerate(kinds)}
-        sizes = {one["id"]: (float(one["width"]), float(one["height"])) for one in told["images"]}
-        boxes: dict[Any, list[list[float]]] = {one["id"]: [] for one in told["images"]}
-        for one in told["annotations"]:
+        images = {one["id"]: (str(one["file_name"]), int(one["height"]), int(one["width"])) for one in told["images"]}
+        boxes: dict[Any, list[list[float]]] = {key: [] for key in images}
+        for number, one in enumerate(told["annotations"]):
             x, y, width, height = map(float, one["bbox"])
-            across, down = sizes[one["image_id"]]
-            corners = np.clip([x / across, y / down, (x + width) / across, (y + height) / down], 0.0, 1.0)
-            if corners[2] > corners[0] and corners[3] > corners[1]:
-                row = [*corners, float(place[int(one["category_id"])]), float(one.get("iscrowd", 0))]
-                boxes[one["image_id"]].append(row)
-        names = [(one["id"], str(one["file_name"])) for one in told["images"]]
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            _, down, across = images[one["image_id"]]
+            centre_and_size = ((x + width / 2) / across, (y + height / 2) / down, width / across, height / down)
+            corners = _corners(centre_and_size, f"{file}: annotations[{number}]")
+            row = [*corners, float(place[int(one["category_id"])]), float(one.get("iscrowd", 0))]
+            boxes[one["image_id"]].append(row)
+    except InputError:
+        raise
+    except _MALFORMED as error:
         raise InputError(
             f"the file must be COCO's JSON: images, annotations, categories ({type(error).__name__}: {error})",
             where=file,
         ) from error
+    if not kinds or len({name for name, *_ in images.values()}) < len(told["images"]):
+        raise InputError(
+            "the file must have a category at least, and every picture once",
+            got=f"{len(kinds)} categories, {len(told['images'])} images",
+            where=file,
+        )
     read = []
-    for key, name in names:
+    for key, (name, *size) in images.items():
         path = pictures / name
         if not path.is_file() or not path.resolve().is_relative_to(pictures.resolve()):
             raise InputError("a picture that the file names must lie in the folder", got=name, where=file)
-        read.append(BoxedPicture(str(path), path.read_bytes(), np.array(boxes[key], np.float32).reshape(-1, 6)))
+        own = np.array(boxes[key], np.float32).reshape(-1, 6)
+        read.append(BoxedPicture(str(path), path.read_bytes(), own[_with_area(own)], (size[0], size[1])))
     return read, tuple(str(kind["name"]) for kind in kinds)

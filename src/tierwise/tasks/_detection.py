@@ -47,6 +47,7 @@ def detection_task(spec: DetectionTask, folder: Path, progress: Progress, thread
     """See `tierwise.tasks.load_task`."""
     read, labels, data = _opened(spec, folder, progress)
     labels = spec.labels or (("object",) if spec.one_class else labels)
+    _check_keys(spec)
     if spec.onnx is not None:
         return _brought(spec, Path(spec.onnx), read, labels, data)
     training = spec.training or _TRAINING
@@ -82,6 +83,25 @@ def detection_task(spec: DetectionTask, folder: Path, progress: Progress, thread
         boxes=boxes,
     )
     return task
+
+
+def _check_keys(spec: DetectionTask) -> None:
+    """Keys of a detector of ours and of one that comes as ONNX exclude each other."""
+    ours = spec.training is not None or spec.subject != FastestDet()
+    if spec.onnx is not None and ours:
+        raise SpecError(
+            "subject and training must be left out where the detector comes as ONNX",
+            got="onnx with subject or training",
+            where="task",
+        )
+    if spec.onnx is None and spec.boxes is not None:
+        raise SpecError(
+            "boxes must be given with onnx only: our own detector's answer is known", got="boxes", where="task.boxes"
+        )
+    if spec.boxes is not None and min(spec.boxes.classes) < -1:
+        raise SpecError(
+            "its classes must be those of the task, or -1", got=min(spec.boxes.classes), where="task.boxes.classes"
+        )
 
 
 def _untrained(subject: FastestDet, classes: int, source: Source) -> nn.Module:
@@ -145,6 +165,14 @@ def _signature(path: Path, spec: DetectionTask) -> tuple[str, int, int, tuple[st
             got=[value.name for value in inputs] if len(inputs) != 1 else axes,
             where=str(path),
         )
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        raise SpecError(
+            "a detector's pictures must be FP32",
+            got=onnx.TensorProto.DataType.Name(kind),
+            where=str(path),
+            fix="Export it with float32 inputs",
+        )
     if spec.boxes is not None and (not outputs or outputs[0] != spec.boxes.tensor):
         raise SpecError(
             "its first output must be the tensor of its boxes", got=list(outputs), where="task.boxes.tensor"
@@ -198,7 +226,10 @@ def _opened(spec: DetectionTask, folder: Path, progress: Progress) -> tuple[Read
 def _digests(pictures: Mapping[str, list[BoxedPicture]]) -> list[str]:
     return [
         hashlib.sha256("".join(item_digest(one.content) for one in pictures[name]).encode()).hexdigest()
-        + hashlib.sha256(b"".join(one.boxes.tobytes() for one in pictures[name])).hexdigest()
+        # How many each picture has tells whose they are.
+        + hashlib.sha256(
+            b"".join(b"%d:%b" % (len(one.boxes), one.boxes.tobytes()) for one in pictures[name])
+        ).hexdigest()
         for name in SPLITS
     ]
 
@@ -210,6 +241,13 @@ def _splits(spec: DetectionTask, read: Read, encoding: ImageInput, classes: int)
         for name, split in splits.items():
             if len(split) == 0:
                 raise InputError("every split must hold a picture", got="none", where=name)
+            # Calibration looks at pictures only.
+            if name != "calibration" and not ((split.labels[:, :, 4] >= 0) & (split.labels[:, :, 5] == 0)).any():
+                raise InputError(
+                    "train, validation and test must hold a box each that is to be found",
+                    got=f"{len(split)} pictures without one",
+                    where=name,
+                )
             if spec.one_class:
                 split.labels[:, :, 4] = np.minimum(split.labels[:, :, 4], 0)
             if split.labels[:, :, 4].max() >= classes:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Callable
 
-__all__ = ["cells_loss", "detection_loss", "generalised_overlaps"]
+import torch
+
+from tierwise._errors import InputError
+from tierwise.artifact import Detections
+
+__all__ = ["boxes_loss", "cells_loss", "generalised_overlaps"]
 
 _BOX_WEIGHT, _OBJECT_WEIGHT, _CLASS_WEIGHT = 2.0, 1.0, 0.5
 _FOCUS = 2.0
@@ -13,11 +17,31 @@ _FOCUS = 2.0
 _LEAST = 1e-6
 
 
-def detection_loss(model: nn.Module, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """`cells_loss` of what ``model`` answers to ``batch``."""
-    from tierwise.tasks._training import forward
+def boxes_loss(boxes: Detections, classes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """`cells_loss` of (answer, labels) for a detector whose classes may stand in another order than the task's.
 
-    return cells_loss(forward(model, batch), labels)
+    Args:
+        boxes: How the detector's answer is read.
+        classes: Of the task.
+
+    Raises:
+        InputError: Its answer is no grid of cells, or has not exactly one class for each of the task's.
+    """
+    found = sorted(kind for kind in boxes.classes if kind >= 0)
+    if boxes.layout != "grid" or found != list(range(classes)):
+        raise InputError(
+            f"a loss of boxes needs a grid of cells with one class for each of the task's {classes}",
+            got=f"layout {boxes.layout!r}, classes {list(boxes.classes)}",
+            fix="Take lessons of features, which need no labels",
+        )
+    channels = torch.tensor([boxes.classes.index(kind) for kind in range(classes)], dtype=torch.float32)
+
+    def loss(answer: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        kinds = labels[:, :, 4]
+        own = torch.where(kinds >= 0, channels[kinds.clamp_min(0).long()], kinds)
+        return cells_loss(answer, torch.cat([labels[:, :, :4], own[:, :, None], labels[:, :, 5:]], dim=2))
+
+    return cells_loss if found == list(boxes.classes) else loss
 
 
 def cells_loss(answer: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

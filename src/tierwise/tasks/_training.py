@@ -22,7 +22,7 @@ from tierwise.artifact import InputEncoding, TextInput
 from tierwise.measure import Progress
 from tierwise.tasks._box_augmentation import with_boxes_moved
 from tierwise.tasks._checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint, save_weights
-from tierwise.tasks._detection_loss import detection_loss
+from tierwise.tasks._detection_loss import boxes_loss
 from tierwise.tasks._encoder import BertClassifier, RobertaClassifier
 from tierwise.tasks._spec import Training
 from tierwise.tasks._task import Split, Task, score
@@ -163,7 +163,10 @@ def _lay_out(module: nn.Module) -> None:
 
 
 def _own_objective(task: Task) -> Objective:
-    return cross_entropy if task.boxes is None else detection_loss
+    if task.boxes is None:
+        return cross_entropy
+    loss = boxes_loss(task.boxes, len(task.labels))
+    return lambda model, batch, labels: loss(forward(model, batch), labels)
 
 
 def cross_entropy(model: nn.Module, batch: Batch, labels: torch.Tensor) -> torch.Tensor:

@@ -106,11 +106,15 @@ def fine_tune(
 
 
 def task_loss(task: Task) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The loss of (answer, labels) that the labels of ``task`` call for: cross entropy, or that of boxes."""
-    if task.boxes is not None:
-        from tierwise.tasks._detection_loss import cells_loss
+    """The loss of (answer, labels) that the labels of ``task`` call for: cross entropy, or that of boxes.
 
-        return cells_loss
+    Raises:
+        InputError: The task's detector answers in a form that no loss is known for.
+    """
+    if task.boxes is not None:
+        from tierwise.tasks._detection_loss import boxes_loss
+
+        return boxes_loss(task.boxes, len(task.labels))
     from torch.nn.functional import cross_entropy
 
     return cross_entropy
