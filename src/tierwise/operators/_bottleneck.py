@@ -18,6 +18,7 @@ from tierwise._seeds import stream_seed
 from tierwise.capture import Cut, export, find_cut
 from tierwise.codecs import CodecKind
 from tierwise.operators._crossing import LATENT, crossing_of, refitted
+from tierwise.operators._curriculum import check_lessons, check_reach, check_unlabelled, settled_lessons
 from tierwise.operators._folding import folded
 from tierwise.operators._lesson import Lesson
 from tierwise.operators._narrow import Family, Shape, narrow_pair
@@ -102,7 +103,7 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
     """
     recipe = RECIPES[spec.preset]
     codec, channels = spec.codec or recipe.codec, spec.channels or recipe.channels
-    lessons = _settled(spec.lessons or recipe.lessons, spec)
+    lessons = settled_lessons(spec.lessons or recipe.lessons, spec.rate, spec.epochs_frac)
     prefixes = tuple(sorted({*spec.prefixes, channels}))
     if prefixes[-1] != channels:
         raise SpecError(
@@ -115,14 +116,16 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
             where="bottleneck.prefixes",
             fix='Set codec = "affine" or "prior", or leave prefixes out',
         )
-    for lesson in lessons:
-        _check(lesson, codec, work.task)
+    check_lessons(lessons, codec, spec.rate, work.task)
     unlabelled = spec.unlabelled
     if isinstance(unlabelled, Unlabelled):
+        check_unlabelled(lessons)
         unlabelled = hashed(unlabelled)
         with_unlabelled(work.task, unlabelled)
     cuts = _cuts(work, Anatomy(work.torch_module(spec.NAME, context.progress), work.task.example()))
     cut = _half(cuts) if spec.cut == "auto" else find_cut(cuts, spec.cut)
+    named = tuple(_named(lesson, cuts, cut) for lesson in lessons)
+    check_reach(named)
     sides = work.task.example()[next(iter(work.task.example()))].shape[2:]
     return msgspec.structs.replace(
         spec,
@@ -133,44 +136,12 @@ def resolve_bottleneck(spec: Bottleneck, work: Work, context: Context) -> Bottle
         stride=spec.stride or max(1, round(int(sides[0]) / cut.tensor.shape[2])),
         codec=codec,
         prefixes=prefixes,
-        lessons=tuple(_named(lesson, cuts, cut) for lesson in lessons),
+        lessons=named,
         rate=None,
         epochs_frac=1.0,
         precision=settled(Training(epochs=1, precision=spec.precision)).precision,
         unlabelled=unlabelled,
     )
-
-
-def _settled(lessons: Sequence[Lesson], spec: Bottleneck) -> tuple[Lesson, ...]:
-    """The lessons with the spec's weight of a bit and share of epochs."""
-    first = next((lesson.rate for lesson in lessons if lesson.rate > 0), 0.0)
-    wished = first if spec.rate is None else spec.rate
-    return tuple(
-        msgspec.structs.replace(
-            lesson,
-            rate=wished * (lesson.rate / first) if first else 0.0,
-            epochs=max(1, round(spec.epochs_frac * lesson.epochs)),
-        )
-        for lesson in lessons
-    )
-
-
-def _check(lesson: Lesson, codec: CodecKind, task: Task) -> None:
-    if lesson.soft > 0 and task.boxes is not None:
-        raise InputError(
-            "a detector's lessons must do without soft answers, which are scores of classes",
-            got=f"soft = {lesson.soft:g}",
-            where=f"task {task.name!r}",
-            fix="Take preset hnd, ghnd, autoencoder or end-to-end, or lessons of features and cross_entropy",
-        )
-    if lesson.rate > 0 and codec != "prior":
-        raise SpecError(
-            "only a prior knows what a bit costs", got=f"rate with codec {codec!r}", where="bottleneck.lessons"
-        )
-    if not (lesson.features or lesson.cross_entropy or lesson.soft) or not lesson.trains:
-        raise SpecError(
-            "a lesson must train something by features, cross_entropy or soft", got="none", where="bottleneck.lessons"
-        )
 
 
 def _cuts(work: Work, anatomy: Anatomy) -> tuple[Cut, ...]:
@@ -295,7 +266,7 @@ class _School:
             folder=self._context.lasting / f"lesson{number}",
             progress=self._context.progress,
             seed=stream_seed(self._spec.seed, "lesson", number) % 2**31,
-            objective=LessonLoss(lesson, teacher, chosen, task_loss(self._task)),
+            objective=LessonLoss(lesson, teacher, chosen, task_loss(self._task) if lesson.cross_entropy else None),
             title=f"bottleneck {self._task.name}, lesson {number + 1}",
             schedule=_steps(lesson) if lesson.schedule == "steps" else None,
             # The metric says nothing of the rate: an early epoch may score as well with many more bits.

@@ -195,6 +195,13 @@ def filter_empty(spec: Filter, work: Work, context: Context) -> Work:
     wanted = tuple(task.labels.index(name) for name in spec.interesting)
     tensor = filter_cut(work, spec.cut).tensor
     _check_views(task, wanted)
+    if spec.folds and len(task.splits["train"]) < 2:
+        raise InputError(
+            "a filter that judges parts of the train split apart needs two items at least",
+            got=len(task.splits["train"]),
+            where=f"task {task.name!r}",
+            fix="Set folds = 0, or raise train_items",
+        )
     read = features_graph(tensor, "exit0", spec.grid, peaks=spec.pool == "peaks")
     layers, margin_logits, note = _learnt(spec, work, read, wanted, context)
     head = filter_model(work.model, tensor, read, layers, nothing_answer(work, spec.background))

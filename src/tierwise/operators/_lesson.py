@@ -21,7 +21,8 @@ class Lesson(Spec, frozen=True, kw_only=True):
     Attributes:
         trains: What is changed; all else keeps its weights and its statistics.
         features: Where features are compared with the model's own: ``cut``: only at the cut; ``all``: there and at the
-            end of every later size; or tensors, labels or module paths behind the cut.
+            last place behind it of every other shape (one for each size of a ResNet; a network whose channels grow
+            layer by layer, such as a DenseNet, has one a layer); or tensors, labels or module paths behind the cut.
         features_weight: Weight of their squared distances, each alike.
         cross_entropy: Weight of the labels; of a detector, weight of its loss of boxes.
         soft: Weight of the model's own answers (KL divergence, times T squared; Hinton et al. 2015, arXiv 1503.02531);

@@ -141,7 +141,7 @@ class LessonLoss:
         teacher: The model before, as `folded` gives it: the answer, the features at the cut and those watched in the
             tail; for a lesson that ends at the cut only those there.
         watched: Which of the watched tensors, in the tail's order, this lesson compares (the cut always, if any).
-        labelled: The loss of (answer, labels) that ``cross_entropy`` weighs.
+        labelled: The loss of (answer, labels) that ``cross_entropy`` weighs; None where nothing does.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class LessonLoss:
         lesson: Lesson,
         teacher: nn.Module,
         watched: Sequence[int],
-        labelled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        labelled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
     ) -> None:
         self._lesson, self._teacher, self._labelled = lesson, teacher, labelled
         self._watched = [0, *(1 + i for i in watched)] if lesson.features else []
@@ -170,6 +170,7 @@ class LessonLoss:
             if lesson.soft:
                 loss = loss + lesson.soft * _soft(logits, wanted.float(), lesson.temperature)
         if lesson.cross_entropy:
+            assert self._labelled is not None, "a lesson of labels has their loss"
             loss = loss + lesson.cross_entropy * self._labelled(logits, labels)
         if lesson.rate:
             loss = loss + lesson.rate * seen.bits.mean()

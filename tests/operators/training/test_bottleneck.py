@@ -32,6 +32,7 @@ from tierwise.operators._narrow import Shape, narrow_pair
 from tierwise.operators._recipes import Preset
 from tierwise.operators._rounding import Rounding
 from tierwise.operators._surgery import Anatomy
+from tierwise.tasks import Unlabelled
 from tierwise.testing import check_operator
 
 from .conftest import Stops
@@ -245,6 +246,19 @@ def test_presets_resolve_to_what_the_papers_say(whole, tmp_path):
         (Bottleneck(channels=3, prefixes=(2,), codec="raw"), SpecError, "prefixes must have a codec that knows"),
         (Bottleneck(codec="raw", lessons=(Lesson(features="cut", rate=1.0),)), SpecError, "only a prior knows"),
         (Bottleneck(lessons=(Lesson(),)), SpecError, "a lesson must train something"),
+        (
+            Bottleneck(lessons=(Lesson(features="all", features_weight=0.0),)),
+            SpecError,
+            "a lesson must train something",
+        ),
+        (Bottleneck(lessons=(Lesson(features="cut", trains=("tail",)),)), SpecError, "not the tail behind it"),
+        (Bottleneck(preset="hnd", rate=0.5), SpecError, "a weight of a bit needs a lesson with a rate"),
+        (Bottleneck(preset="hnd", codec="prior"), SpecError, "a prior is learnt by lessons that train the encoder"),
+        (
+            Bottleneck(lessons=(Lesson(cross_entropy=1.0),), unlabelled=Unlabelled(folder=".")),
+            SpecError,
+            "need a lesson without cross_entropy",
+        ),
         (Bottleneck(cut="nowhere"), InputError, "a cut must be named"),
     ],
 )
