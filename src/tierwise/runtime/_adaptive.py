@@ -17,7 +17,7 @@ from tierwise._errors import InputError, RemoteError
 from tierwise.measure import Reply
 from tierwise.runtime._chooser import Candidate, Choice, Chooser
 from tierwise.runtime._link_state import LinkFacts, LinkState
-from tierwise.runtime._paths import Paths
+from tierwise.runtime._paths import LONGEST_DEADLINE_S, Paths
 from tierwise.runtime._pipeline import Items
 from tierwise.runtime._race import Race
 from tierwise.runtime._route import PathFacts, Route, is_request_wrong
@@ -31,7 +31,6 @@ CHOSEN = "chosen"
 _HANDOVER_S = 0.005
 # An answer that comes after all is better than none: what the device has when its own path is late.
 _LAST_RESORT_S = 30.0
-_LONGEST_S = 86_400.0
 
 
 class AnswerObserver(Protocol):
@@ -330,8 +329,8 @@ class AdaptivePipeline:
 
 
 def _checked(deadline_s: float) -> float:
-    if not 0 < deadline_s <= _LONGEST_S:
-        raise InputError(f"a deadline must be above 0 and at most {_LONGEST_S:,.0f} s", got=deadline_s)
+    if not 0 < deadline_s <= LONGEST_DEADLINE_S:
+        raise InputError(f"a deadline must be above 0 and at most {LONGEST_DEADLINE_S:,} s", got=deadline_s)
     return deadline_s
 
 

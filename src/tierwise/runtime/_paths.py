@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,10 +14,11 @@ from tierwise.runtime._breaker import BreakerSpec
 from tierwise.runtime._chooser import Policy
 from tierwise.wire import Credentials, load_keyring
 
-__all__ = ["PathSpec", "Paths", "PictureFile", "load_paths"]
+__all__ = ["LONGEST_DEADLINE_S", "PathSpec", "Paths", "PictureFile", "load_paths"]
+
+LONGEST_DEADLINE_S: Final = 86_400
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
@@ -114,7 +115,7 @@ class Paths(Spec, frozen=True, kw_only=True):
 
     paths: Annotated[tuple[PathSpec, ...], msgspec.Meta(min_length=1)]
     policy: Policy = "accurate"
-    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 1.0
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_DEADLINE_S)] = 1.0
     margin_frac: Share = 0.15
     dwell_s: NotNegative = 0.5
     hedge: bool = False
