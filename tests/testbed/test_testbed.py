@@ -184,11 +184,13 @@ def test_a_node_that_dies_is_noticed(tmp_path: Path) -> None:
 
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tierwise.testbed import open_testbed
 sys.path.insert(0, sys.argv[1])
 from test_testbed import CPUS, topology
+# A shell lets what it starts in the background ignore Ctrl-C, and tests may be that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with open_testbed(topology(), workdir=Path(sys.argv[2]), machine_cpus=CPUS, verify=False) as bed:
     print(Path(bed.control["device"].removeprefix("unix:")).parent.name, flush=True)
     time.sleep(60)
