@@ -44,15 +44,16 @@ def loads_toml(text: str, kind: type[T], *, where: str) -> T:
     """
     try:
         spec = msgspec.toml.decode(text, type=kind)
-        for path in _endless(msgspec.toml.decode(text), "$"):
-            raise SpecError(
-                "a number must be finite", where=f"{where}: {path}", fix="Correct that key and run the command again"
-            )
-        return spec
+        path = next(_endless(msgspec.toml.decode(text), "$"), None)
     except msgspec.ValidationError as error:
         raise SpecError(str(error), where=where, fix="Correct that key and run the command again") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise SpecError(f"the text must be valid TOML ({error})", where=where) from error
+    if path is not None:
+        raise SpecError(
+            "a number must be finite", where=f"{where}: {path}", fix="Correct that key and run the command again"
+        )
+    return spec
 
 
 def _endless(value: object, path: str) -> Iterator[str]:

@@ -1,12 +1,24 @@
 import io
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tierwise._errors import InputError
-from tierwise.artifact import ImageInput, Preprocessor, TensorInput, TensorSpec, TextInput, to_payload
+from tierwise.artifact import (
+    ImageInput,
+    Preprocessor,
+    TensorInput,
+    TensorSpec,
+    TextInput,
+    picture_size,
+    request_tensors,
+    to_payload,
+)
+from tierwise.cli._infer import _file_inputs
+from tierwise.training._folder import read_folder
 
 
 def picture(mode: str, size: tuple[int, int], form: str, seed: int = 0) -> bytes:
@@ -159,3 +171,25 @@ def test_tensors_pass_through_and_missing_ones_are_named() -> None:
     assert Preprocessor(spec)({"x": x, "more": x}) == {"x": x}
     with pytest.raises(InputError, match=r"\['x'\]"):
         Preprocessor(spec)({"y": x})
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_read_as_it_is_shown_wherever_it_is_read(tmp_path: Path, orientation: int) -> None:
+    """By a node, from a folder to learn from, and where somebody asks for an answer at the command line."""
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "a" / "x.png"
+    file.parent.mkdir()
+    stored.save(file, exif=exif)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    height, width = shown.shape[:2]
+    assert picture_size(file.read_bytes(), "x") == (height, width)
+    spec = msgspec.structs.replace(image_input("uint8"), height=height, width=width)
+    (learnt,), _ = read_folder(tmp_path, ("a",), spec)
+    asked = _file_inputs(file, request_tensors(spec))["payload"][0]
+    encoded = msgspec.structs.replace(spec, encoding="png")
+    served = Preprocessor(encoded)(to_payload(encoded, [file.read_bytes()]))["input"]
+    np.testing.assert_array_equal(learnt, shown)
+    np.testing.assert_array_equal(asked, shown)
+    np.testing.assert_array_equal(served, Preprocessor(spec)(to_payload(spec, [shown]))["input"])

@@ -151,9 +151,10 @@ def test_no_model_and_a_console_that_ended_are_said(browser, start_node, start) 
     with _opened(browser, console.address) as (page, _, _):
         assert page.locator("#no-deployments").is_visible()
         assert "No model is loaded" in page.locator("#verdict").inner_text()
+        told_s = time.monotonic()
         console.process.terminate()
         console.process.wait(10)
-        _until(page, "document.documentElement.classList.contains('stale')")
+        page.wait_for_selector("html.stale", timeout=10_000 - 1000 * (time.monotonic() - told_s))
         assert "does not answer" in page.locator("#live").inner_text()
 
 

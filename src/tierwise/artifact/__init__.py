@@ -33,11 +33,11 @@ from tierwise.artifact._manifest import (
     TensorSpec,
     TextInput,
 )
+from tierwise.artifact._picture import picture_size, upright
 from tierwise.artifact._preprocess import (
     PAYLOAD_INPUT,
     InputLimits,
     Preprocessor,
-    picture_size,
     request_tensors,
     to_payload,
 )
@@ -101,6 +101,7 @@ __all__ = [
     "to_payload",
     "to_picture",
     "trusted_keys",
+    "upright",
     "verify",
     "write_artifact",
 ]

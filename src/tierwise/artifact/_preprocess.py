@@ -18,6 +18,7 @@ from tierwise._config import Spec
 from tierwise._errors import InputError, UnavailableError
 from tierwise.artifact._canvas import placed_at
 from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TensorSpec, TextInput
+from tierwise.artifact._picture import FORMATS, upright
 
 __all__ = ["PAYLOAD_INPUT", "Preprocessor", "request_tensors", "to_payload"]
 
@@ -26,9 +27,6 @@ PAYLOAD_INPUT = "payload"
 
 Tensors = dict[str, npt.NDArray[Any]]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
-
-# What a picture may be. Pillow knows many more formats, some of which start other programs or are hardly ever used.
-_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
 
 
 @final
@@ -55,10 +53,6 @@ _LARGEST: Final = 1 << 62
 # Items of one's own (training, calibration) come by the whole split.
 _OWN_ITEMS: Final = InputLimits(request_pixels=_LARGEST, text_bytes=_LARGEST, prepared_elements=_LARGEST)
 
-# EXIF's tag, its value for a picture that is stored as it is shown, and those of pictures that lie on their side.
-_ORIENTATION: Final = 0x0112
-_STANDING: Final = 1
-_LYING: Final = range(5, 9)
 _GREY = 114
 """Around a letterboxed picture: what detectors are usually trained with, near the mean of photographs."""
 
@@ -277,7 +271,7 @@ def _decode(content: bytes, spec: ImageInput, index: int, most_pixels: int) -> t
 
     where = f"{PAYLOAD_INPUT}[{index}]"
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             opened = picture.width * picture.height
             if opened > most_pixels:
                 raise InputError(
@@ -285,49 +279,14 @@ def _decode(content: bytes, spec: ImageInput, index: int, most_pixels: int) -> t
                     got=f"{picture.width} x {picture.height}",
                     where=where,
                 )
-            pixels = np.asarray(_upright(picture).convert("L" if spec.channels == 1 else "RGB"))
+            pixels = np.asarray(upright(picture).convert("L" if spec.channels == 1 else "RGB"))
     except InputError:
         raise
     except Exception as error:  # of damaged files, its plugins raise whatever their parsing stumbles over
         raise InputError(
-            f"the bytes must be a picture, {', '.join(_FORMATS)} ({error})", got=f"{len(content)} bytes", where=where
+            f"the bytes must be a picture, {', '.join(FORMATS)} ({error})", got=f"{len(content)} bytes", where=where
         ) from error
     return _resize(pixels.reshape(*pixels.shape[:2], spec.channels), spec), opened
-
-
-def picture_size(content: bytes, where: str) -> tuple[int, int]:
-    """Height and width of an encoded picture as it is shown; its pixels are not decoded.
-
-    Raises:
-        InputError: The bytes are no picture.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            width, height = picture.size
-            return (width, height) if _orientation(picture) in _LYING else (height, width)
-    except Exception as error:  # as in `_decode`
-        raise InputError(
-            f"the file must be a picture, {', '.join(_FORMATS)} ({error})", got=f"{len(content)} bytes", where=where
-        ) from error
-
-
-def _upright(picture: Any) -> Any:
-    """A picture as its EXIF orientation says that it is to be shown, which is how people label it."""
-    if _orientation(picture) == _STANDING:
-        return picture
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(picture)
-
-
-def _orientation(picture: Any) -> int:
-    try:
-        value = picture.getexif().get(_ORIENTATION, _STANDING)
-    except Exception:  # the picture may be whole where what is told about it is not
-        return _STANDING
-    return value if value in range(1, 9) else _STANDING
 
 
 def _resize(pixels: npt.NDArray[np.uint8], spec: ImageInput) -> npt.NDArray[np.uint8]:

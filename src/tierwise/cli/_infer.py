@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tierwise._errors import InputError
 from tierwise._units import format_bytes, format_seconds
-from tierwise.artifact import PAYLOAD_INPUT, TensorSpec, request_tensors
+from tierwise.artifact import PAYLOAD_INPUT, TensorSpec, request_tensors, upright
 from tierwise.cli._credentials import credentials
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _pixels(file: Path, channels: int) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(file) as picture:
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+            pixels = np.asarray(upright(picture).convert("L" if channels == 1 else "RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(f"the file must be a picture ({error})", where=file) from error
     return pixels.reshape(1, *pixels.shape[:2], channels)

@@ -5,7 +5,7 @@ Beside them the usual picture formats, as what features are compared with. Torch
 
 from tierwise.codecs._affine import AffineCodec, AffineTables, calibrated, read_affine, write_affine
 from tierwise.codecs._codec import Codec, decode, encode
-from tierwise.codecs._frame import MOST_ELEMENTS, TAG_BYTES, Frame, read_frame
+from tierwise.codecs._frame import MOST_ELEMENTS, Frame, read_frame
 from tierwise.codecs._picture import PictureFormat, decode_picture, encode_picture, header_bytes
 from tierwise.codecs._prior import ChannelTable, PriorTables, read_prior, whole_frequencies, write_prior
 from tierwise.codecs._prior_codec import PriorCodec
@@ -14,7 +14,6 @@ from tierwise.codecs._tables import CodecKind, read_codec, write_codec
 
 __all__ = [
     "MOST_ELEMENTS",
-    "TAG_BYTES",
     "AffineCodec",
     "AffineTables",
     "ChannelTable",

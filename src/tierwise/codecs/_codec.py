@@ -74,7 +74,7 @@ def decode(
         InputError: Not a frame, damaged, too large, of another codec or of other tables.
     """
     frame = read_frame(content)
-    if frame.codec != codec.NUMBER or frame.tag != (tag or codec.tag)[:TAG_BYTES]:
+    if not frame.is_of(codec.NUMBER, tag or codec.tag):
         raise InputError(
             "a frame must come from the codec and the tables that shall read it",
             got=f"codec {frame.codec}, tables {frame.tag.hex()}",

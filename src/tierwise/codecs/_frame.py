@@ -20,7 +20,7 @@ from typing import Final, final
 
 from tierwise._errors import InputError
 
-__all__ = ["MAGIC", "MOST_ELEMENTS", "TAG_BYTES", "VERSION", "Frame", "read_frame", "read_varint", "write_varint"]
+__all__ = ["MAGIC", "MOST_ELEMENTS", "VERSION", "Frame", "read_frame", "read_varint", "write_varint"]
 
 MAGIC: Final = 0x54
 VERSION: Final = 1
@@ -52,6 +52,10 @@ class Frame:
     shape: tuple[int, ...]
     payload: bytes
     flags: int = 0
+
+    def is_of(self, codec: int, tag: bytes) -> bool:
+        """Whether the codec of that number, with tables of that SHA-256, made it."""
+        return self.codec == codec and self.tag == tag[:TAG_BYTES]
 
     def encode(self) -> bytes:
         """The bytes that travel."""

@@ -79,7 +79,7 @@ def _check(lesson: Lesson, codec: CodecKind, task: Task) -> None:
             "a lesson must train something by features, cross_entropy or soft", got="none", where="bottleneck.lessons"
         )
     if lesson.cross_entropy > 0:
-        task_loss(task)
+        task_loss(task)  # says so where there is none
 
 
 def check_reach(lessons: Sequence[Lesson]) -> None:

@@ -43,7 +43,7 @@ class Passage:
     @property
     def exit_frac(self) -> float | None:
         """Share of the items that left; None where the segments have no exit."""
-        return None if self.left is None else float(self.left.mean()) if self.left.size else 0.0
+        return None if self.left is None else float(self.left.sum() / max(1, self.left.size))
 
 
 def leaving(exit: Exit, made: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,6 @@ from tierwise._errors import ArtifactError, InputError, UnavailableError
 from tierwise.artifact import Artifact, Boundary, TensorSpec
 from tierwise.codecs import (
     MOST_ELEMENTS,
-    TAG_BYTES,
     AffineCodec,
     Codec,
     Frame,
@@ -140,7 +139,7 @@ class Seal:
                 where=self.spec.name,
             )
         frame, (_, channels, *sides) = read_frame(came.tobytes()), self._latent.shape
-        if frame.codec != self._codec.NUMBER or frame.tag != self._tag[:TAG_BYTES]:
+        if not frame.is_of(self._codec.NUMBER, self._tag):
             raise UnavailableError(
                 "a frame must come from the encoder and the tables that this tail was made for",
                 got=f"codec {frame.codec}, tag {frame.tag.hex()}",

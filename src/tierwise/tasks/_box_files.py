@@ -171,8 +171,6 @@ def read_coco(file: Path, pictures: Path) -> tuple[list[BoxedPicture], tuple[str
             corners = _corners(centre_and_size, f"{file}: annotations[{number}]")
             row = [*corners, float(place[int(one["category_id"])]), float(one.get("iscrowd", 0))]
             boxes[one["image_id"]].append(row)
-    except InputError:
-        raise
     except _MALFORMED as error:
         raise InputError(
             f"the file must be COCO's JSON: images, annotations, categories ({type(error).__name__}: {error})",

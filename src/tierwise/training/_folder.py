@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.artifact import ImageInput, InputEncoding
+from tierwise.artifact import ImageInput, InputEncoding, upright
 
 __all__ = ["read_folder"]
 
@@ -53,7 +53,7 @@ def _pixels(file: Path, encoding: ImageInput) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(file.read_bytes()), formats=("JPEG", "PNG", "WEBP", "BMP")) as picture:
-            pixels = np.asarray(picture.convert("L" if encoding.channels == 1 else "RGB"), np.uint8)
+            pixels = np.asarray(upright(picture).convert("L" if encoding.channels == 1 else "RGB"), np.uint8)
     except (OSError, Image.DecompressionBombError) as error:
         raise InputError(f"the file must be a picture ({error})", where=file) from error
     if pixels.shape[:2] != (encoding.height, encoding.width):
