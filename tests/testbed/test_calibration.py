@@ -1,11 +1,15 @@
 """What counts as right, and what the error says when it is not."""
 
+import os
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from tierwise._errors import EmulationError
 from tierwise.testbed import Calibration, LinkFigures, TierCalibration, rtt_slack_s
 from tierwise.testbed._calibration import asked_link, check_link, check_tier
+from tierwise.testbed._passing import passed_on
 from tierwise.topology import Link
 
 LINK = Link(lower="mobile", upper="edge", up_bps=200e6, down_bps=100e6, rtt_s=0.02)
@@ -46,7 +50,7 @@ def test_a_link_that_is_off_stops_with_both_figures(measured: LinkFigures, text:
         check_link(LINK, "tun", measured, tries=3)
     assert text in str(caught.value)
     assert "link mobile to edge" in str(caught.value)
-    assert "(tun, 3 tries)" in str(caught.value)
+    assert "(tun, 3 tries; 0 s without a link)" in str(caught.value)
 
 
 def test_a_small_packets_own_time_on_a_slow_wire_is_no_deviation() -> None:
@@ -55,6 +59,35 @@ def test_a_small_packets_own_time_on_a_slow_wire_is_no_deviation() -> None:
     assert check_link(slow, "tun", figures(1e6, 1e6, 1.0e-3), tries=1).off_frac == 0.0
     with pytest.raises(EmulationError, match="2 ms round trip where 0 s was asked for"):
         check_link(slow, "tun", figures(1e6, 1e6, 2e-3), tries=1)
+
+
+def test_what_the_machine_takes_to_wake_processes_is_no_deviation_up_to_a_millisecond() -> None:
+    bare = Link(lower="mobile", upper="edge", up_bps=200e6, down_bps=200e6, rtt_s=0.0)
+
+    def measured(rtt_s: float, passed_on_s: float) -> LinkFigures:
+        return LinkFigures(up_bps=200e6, down_bps=200e6, rtt_s=rtt_s, rtt_low_s=rtt_s, passed_on_s=passed_on_s)
+
+    entry = check_link(bare, "tun", measured(0.9e-3, 0.7e-3), tries=1)
+    assert (entry.off_frac, entry.passed_on_s) == (0.0, 0.7e-3)
+    with pytest.raises(EmulationError, match=r"900 µs round trip where 0 s .*; 300 µs without a link"):
+        check_link(bare, "tun", measured(0.9e-3, 0.3e-3), tries=1)
+    with pytest.raises(EmulationError, match=r"2 ms round trip where 0 s .*; 5 ms without a link"):
+        check_link(bare, "tun", measured(2e-3, 5e-3), tries=1)
+
+
+# The processes of a measurement fork before they have threads; this one may have some.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_byte_that_is_passed_on_comes_back_and_the_processes_between_are_gone_after() -> None:
+    def children() -> set[str]:
+        return set(Path("/proc/self/task", str(os.getpid()), "children").read_text().split())
+
+    before = children()
+    with passed_on() as connection:
+        assert len(children() - before) == 2
+        for byte in (b".", b"x"):
+            connection.sendall(byte)
+            assert connection.recv(1) == byte
+    assert children() == before
 
 
 def test_a_tier_is_accepted_or_stops_with_both_figures() -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from tierwise._config import Spec
 from tierwise.testbed._lane import MTU_BYTES, SEGMENT_BYTES
+from tierwise.testbed._passing import passed_on, quick
 
 __all__ = ["PING_BYTES", "LinkFigures", "MeterPlan"]
 
@@ -63,6 +64,8 @@ class LinkFigures(Spec, frozen=True, kw_only=True):
         down_bps: Rate back.
         rtt_s: Median round trip of one byte over TCP.
         rtt_low_s: Tenth percentile of it.
+        passed_on_s: Median round trip of one byte in between, over no link but through as many processes: what this
+            machine takes to wake them.
         loss_frac: Share of datagrams lost, both directions together; None where no datagrams were sent.
     """
 
@@ -70,6 +73,7 @@ class LinkFigures(Spec, frozen=True, kw_only=True):
     down_bps: float
     rtt_s: float
     rtt_low_s: float
+    passed_on_s: float = 0.0
     loss_frac: float | None = None
 
 
@@ -176,7 +180,7 @@ class _Server:
 
     def _answer(self, connection: socket.socket) -> None:
         with connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            quick(connection)
             line = b""
             while not line.endswith(b"\n"):
                 byte = connection.recv(1)
@@ -212,36 +216,45 @@ class _Client:
     def measure(self) -> LinkFigures:
         """All figures, one after the other."""
         plan = self._plan
-        times_s = self._ping()
-        low_s, median_s = sorted(times_s)[len(times_s) // 10], statistics.median(times_s)
+        times_s, passed_on_s = self._ping()
+        loss_frac = None
         if not plan.loss_frac:
             up_bps, down_bps = self._upload(), self._download()
-            return LinkFigures(up_bps=up_bps, down_bps=down_bps, rtt_s=median_s, rtt_low_s=low_s)
-        ways = [self._datagrams_up(), self._datagrams_down()]
-        sent = sum(count for _, count in ways)
-        arrived = [curve[-1][1] // _DATAGRAM_BYTES if curve else 0 for curve, _ in ways]
-        up_bps, down_bps = (_rate_bps(curve, _DATAGRAM_BYTES) for curve, _ in ways)
-        loss_frac = 1.0 - sum(arrived) / sent
-        return LinkFigures(up_bps=up_bps, down_bps=down_bps, rtt_s=median_s, rtt_low_s=low_s, loss_frac=loss_frac)
+        else:
+            ways = [self._datagrams_up(), self._datagrams_down()]
+            sent = sum(count for _, count in ways)
+            arrived = [curve[-1][1] // _DATAGRAM_BYTES if curve else 0 for curve, _ in ways]
+            up_bps, down_bps = (_rate_bps(curve, _DATAGRAM_BYTES) for curve, _ in ways)
+            loss_frac = 1.0 - sum(arrived) / sent
+        return LinkFigures(
+            up_bps=up_bps,
+            down_bps=down_bps,
+            rtt_s=statistics.median(times_s),
+            rtt_low_s=sorted(times_s)[len(times_s) // 10],
+            passed_on_s=statistics.median(passed_on_s),
+            loss_frac=loss_frac,
+        )
 
     def _ask(self, what: str, size: int = 0, rate_bps: float = 1.0, quiet_s: float = 1.0) -> socket.socket:
-        connection = socket.create_connection(self._target, timeout=30.0)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = quick(socket.create_connection(self._target, timeout=30.0))
         connection.sendall(msgspec.json.encode((what, size, rate_bps, quiet_s)) + b"\n")
         return connection
 
-    def _ping(self) -> list[float]:
+    def _ping(self) -> tuple[list[float], list[float]]:
+        """Round trips over the link, and in turn with them over none."""
         repeats = max(15, min(60, int(0.5 / (self._plan.rtt_s + 0.004))))
-        times_s = []
-        with self._ask("echo") as connection:
+        linked_s: list[float] = []
+        unlinked_s: list[float] = []
+        with passed_on() as unlinked, self._ask("echo") as linked:
             for _ in range(repeats + 3):
-                begin_s = time.perf_counter()
-                connection.sendall(b".")
-                connection.recv(1)
-                times_s.append(time.perf_counter() - begin_s)
-                # Uneven pauses, so that nothing periodic on the machine is always met at the same phase.
-                time.sleep(random.uniform(0.001, 0.004))
-        return times_s[3:]
+                for connection, times_s in ((linked, linked_s), (unlinked, unlinked_s)):
+                    begin_s = time.perf_counter()
+                    connection.sendall(b".")
+                    connection.recv(1)
+                    times_s.append(time.perf_counter() - begin_s)
+                    # Uneven pauses, so that nothing periodic on the machine is always met at the same phase.
+                    time.sleep(random.uniform(0.001, 0.004))
+        return linked_s[3:], unlinked_s[3:]
 
     def _bytes(self, rate_bps: float) -> tuple[int, float]:
         """As much as fills the link for long enough to leave slow start; and when to give up on a slower one."""

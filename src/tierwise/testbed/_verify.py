@@ -29,8 +29,8 @@ __all__ = ["measure_link", "verify_link", "verify_real_link", "verify_tier"]
 Figures = TypeVar("Figures")
 Entry = TypeVar("Entry")
 
-_TRIES = 5
-_PAUSE_S = 2.0
+# Other work on a shared machine comes and goes by tens of seconds: each pause is longer than the one before it.
+_PAUSES_S = (2.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 # A link that is this much slower than asked is not held up by other work: it cannot do it. And other work may make a
 # node's sleep too long and the next one too short, but not by so much.
 _HOPELESS = 2.0
@@ -162,12 +162,12 @@ def _retried(
         check: Makes an entry of figures and the number of tries, or raises `EmulationError`.
         slowed: Whether other work may be what made wrong figures wrong, so that another try makes sense.
     """
-    for tries in range(1, _TRIES + 1):
+    for tries, pause_s in enumerate((*_PAUSES_S, None), start=1):
         figures = measure()
         try:
             return check(figures, tries)
         except EmulationError:
-            if tries == _TRIES or not slowed(figures):
+            if pause_s is None or not slowed(figures):
                 raise
-        time.sleep(_PAUSE_S)
+            time.sleep(pause_s)
     raise AssertionError("unreachable: the last try returns or raises")

@@ -1,10 +1,9 @@
-"""The processes with which `check_link_means` looks at a link: one reflects, one counts, one stands between."""
+"""The processes with which `check_link_means` looks at a link: one reflects, one counts."""
 
 from __future__ import annotations
 
 import json
 import random
-import select
 import socket
 import sys
 import threading
@@ -61,33 +60,9 @@ def _exchange(address: str, size_bytes: int, connections: int) -> None:
     print(json.dumps([len(intact) == connections and all(intact), time.monotonic() - begin_s]), flush=True)
 
 
-def _relay(host: str, port: int) -> None:
-    """Pass on what comes, both ways, as it comes: what a process between two others costs without being a link."""
-    other: dict[socket.socket, socket.socket] = {}
-    with socket.create_server((host, 0)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        while True:
-            for ready in select.select((listener, *other), (), ())[0]:
-                if ready is listener:
-                    pair = listener.accept()[0], socket.create_connection((host, port))
-                    for connection in pair:
-                        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    other |= {pair[0]: pair[1], pair[1]: pair[0]}
-                elif ready not in other:
-                    pass  # its other half was read to the end just now
-                elif part := ready.recv(_CHUNK_BYTES):
-                    other[ready].sendall(part)
-                else:
-                    for connection in (ready, other.pop(ready)):
-                        other.pop(connection, None)
-                        connection.close()
-
-
 def main(arguments: list[str]) -> None:
-    """``reflect HOST``, ``relay HOST PORT`` or ``exchange ADDRESS BYTES CONNECTIONS``."""
+    """``reflect HOST`` or ``exchange ADDRESS BYTES CONNECTIONS``."""
     if arguments[0] == "reflect":
         _reflect(arguments[1])
-    elif arguments[0] == "relay":
-        _relay(arguments[1], int(arguments[2]))
     else:
         _exchange(arguments[1], int(arguments[2]), int(arguments[3]))
