@@ -83,9 +83,13 @@ def test_the_upper_node_is_reached_over_the_link_and_nodes_are_controlled_past_i
         for address in (bed.forward("device", "server"), bed.control["server"]):
             with InferenceClient(address) as client:
                 client.infer("tierwise.probe", {"work": np.array([0])})
-                begin_s = time.monotonic()
-                client.infer("tierwise.probe", {"blob": blob})
-                took_s[address.partition(":")[0]] = time.monotonic() - begin_s
+                tries_s = []
+                for _ in range(5):
+                    begin_s = time.monotonic()
+                    client.infer("tierwise.probe", {"blob": blob})
+                    tries_s.append(time.monotonic() - begin_s)
+                # Other work on the machine makes some slower; nothing makes one faster than its way is.
+                took_s[address.partition(":")[0]] = min(tries_s)
         assert took_s["127.0.0.1"] == pytest.approx(0.31, rel=0.2)
         assert took_s["unix"] < 0.1
         assert bed.calibration.worst_off_frac is None
@@ -259,7 +263,7 @@ with open_testbed(load("wifi-lte"), workdir=Path(sys.argv[1]), machine_cpus=floa
         os.chown(folder, 65534, 65534)
         done = subprocess.run(
             [*nobody, sys.executable, "-c", code, str(folder / "work"), str(CPUS)],
-            capture_output=True, text=True, cwd="/", timeout=120, check=False,
+            capture_output=True, text=True, cwd="/", timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         calibration = json.loads(done.stdout)
