@@ -67,12 +67,19 @@ def test_what_the_machine_takes_to_wake_processes_is_no_deviation_up_to_a_millis
     def measured(rtt_s: float, passed_on_s: float) -> LinkFigures:
         return LinkFigures(up_bps=200e6, down_bps=200e6, rtt_s=rtt_s, rtt_low_s=rtt_s, passed_on_s=passed_on_s)
 
-    entry = check_link(bare, "tun", measured(0.9e-3, 0.7e-3), tries=1)
-    assert (entry.off_frac, entry.passed_on_s) == (0.0, 0.7e-3)
-    with pytest.raises(EmulationError, match=r"900 µs round trip where 0 s .*; 300 µs without a link"):
-        check_link(bare, "tun", measured(0.9e-3, 0.3e-3), tries=1)
+    entry = check_link(bare, "tun", measured(0.9e-3, 0.35e-3), tries=1)
+    assert (entry.off_frac, entry.passed_on_s) == (0.0, 0.35e-3)
+    with pytest.raises(EmulationError, match=r"900 µs round trip where 0 s .*; 250 µs without a link"):
+        check_link(bare, "tun", measured(0.9e-3, 0.25e-3), tries=1)
     with pytest.raises(EmulationError, match=r"2 ms round trip where 0 s .*; 5 ms without a link"):
         check_link(bare, "tun", measured(2e-3, 5e-3), tries=1)
+
+
+def test_a_delay_hides_the_work_of_its_link() -> None:
+    delayed = Link(lower="mobile", upper="edge", up_bps=1e9, down_bps=1e9, rtt_s=0.002)
+    bare = msgspec.structs.replace(delayed, rtt_s=0.0)
+    assert rtt_slack_s(delayed, 0.3e-3) == pytest.approx(0.6e-3, abs=1e-6)
+    assert rtt_slack_s(bare, 0.3e-3) == pytest.approx(0.9e-3, abs=1e-6)
 
 
 # The processes of a measurement fork before they have threads; this one may have some.

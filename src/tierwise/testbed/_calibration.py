@@ -24,7 +24,7 @@ __all__ = [
 TOLERANCE_FRAC = 0.10
 # What the sockets at both ends may add to a round trip besides the link.
 _SLACK_S = 0.3e-3
-# A machine that takes longer than that to wake its processes is too busy to emulate anything.
+# A machine that takes longer than that to wake processes is too busy to emulate anything.
 _MOST_PASSED_ON_S = 1e-3
 
 
@@ -128,10 +128,12 @@ def rtt_slack_s(link: Link, passed_on_s: float = 0.0) -> float:
     """Deviation of the round trip that is no fault of the link.
 
     Both sockets, the packet's own time on the wire, and what this machine takes to wake the processes a byte passes
-    through (``passed_on_s``, measured over no link; no more than a millisecond of it counts).
+    through (``passed_on_s``, measured over no link). A link's own process does up to twice the work of passing bytes on,
+    which a delay hides and a link without one cannot. No more than a millisecond of it counts.
     """
     wire_s = PING_BYTES * 8 * (1 / link.up_bps + 1 / link.down_bps)
-    return _SLACK_S + min(passed_on_s, _MOST_PASSED_ON_S) + wire_s + link.jitter_s
+    machine_s = min(passed_on_s + max(0.0, passed_on_s - link.rtt_s), _MOST_PASSED_ON_S)
+    return _SLACK_S + machine_s + wire_s + link.jitter_s
 
 
 def _off_frac(measured: float, asked: float) -> float:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import statistics
 
 import numpy as np
 import onnx
@@ -118,7 +119,7 @@ def test_a_share_of_the_time_is_reached_by_measuring():
     from tierwise.capture import export
 
     models = [export(each, task.example(), ["logits"]) for each in (small, net)]
-    assert 0.3 <= latency_frac(*models, task) <= 0.6
+    assert 0.3 <= statistics.median(latency_frac(*models, task) for _ in range(5)) <= 0.6
 
 
 def test_targets_out_of_reach_are_refused_with_what_can_be_had():
