@@ -128,7 +128,7 @@ def rtt_slack_s(link: Link, passed_on_s: float = 0.0) -> float:
     """Deviation of the round trip that is no fault of the link.
 
     Both sockets, the packet's own time on the wire, and what this machine takes to wake the processes a byte passes
-    through (``passed_on_s``, measured over no link). A link's own process does up to twice the work of passing bytes on,
+    through (``passed_on_s``, measured over no link). A link's own process does up to twice the work of passing on,
     which a delay hides and a link without one cannot. No more than a millisecond of it counts.
     """
     wire_s = PING_BYTES * 8 * (1 / link.up_bps + 1 / link.down_bps)
