@@ -173,6 +173,17 @@ def test_a_split_without_boxes_is_named_before_anything_is_trained(
         _ = load_task(detector(bare), tmp_path).splits["train"]
 
 
+def test_training_names_the_picture_that_breaks_off(squares: YoloFolders, tmp_path: Path) -> None:
+    shutil.copytree(Path(squares.train).parent, tmp_path / "squares")
+    broken = tmp_path / "squares" / "train" / "images" / "7.jpg"
+    broken.write_bytes(broken.read_bytes()[:-500])
+    folders = {name: str(tmp_path / "squares" / name) for name in SPLITS}
+    task = load_task(detector(msgspec.structs.replace(squares, **folders)), tmp_path, threads=1)
+    assert task.model is not None
+    with pytest.raises(InputError, match=rf"^{broken}: the bytes must be a picture, .*truncated"):
+        task.model(Silent())
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

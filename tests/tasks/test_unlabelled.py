@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -80,3 +81,19 @@ def test_what_cannot_be_is_said(folder: Path, tmp_path: Path) -> None:
     (folder / "leak.png").write_bytes(_task().splits["test"].items[0])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="in another split"):
         with_unlabelled(_task(), Unlabelled(folder=str(folder)))
+
+
+def test_a_picture_that_breaks_off_is_named(folder: Path) -> None:
+    (folder / "b.png").write_bytes(_picture(100)[:120])
+    longer = with_unlabelled(_task(), Unlabelled(folder=str(folder)))
+    train = longer.splits["train"]
+    with pytest.raises(InputError, match=rf"^{folder}/b\.png: the bytes must be a picture, .* but got 120 bytes"):
+        longer.tensors(train.items)
+    with pytest.raises(InputError, match=rf"^{folder}/b\.png: "):
+        longer.tensors(train.take([0, 3, 2]).items)
+    known, *_ = longer.splits["test"].items
+    broken = Split([known, b"no picture"], np.array([0, 1]))
+    with pytest.raises(InputError, match=r"^item 1 of test: the bytes must be a picture"):
+        dataclasses.replace(longer, splits={**longer.splits, "test": broken}).tensors(broken.items)
+    with pytest.raises(InputError, match=r"payload\[0\]: the bytes must be a picture"):
+        longer.tensors([b"from elsewhere"])

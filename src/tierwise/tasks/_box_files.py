@@ -70,7 +70,8 @@ def boxed_split(pictures: Sequence[BoxedPicture], encoding: ImageInput) -> Split
         boxes = picture.boxes.copy()
         boxes[:, :4] = np.clip(to_canvas(boxes[:, :4], encoding, height, width), 0.0, 1.0)
         placed.append(boxes[_with_area(boxes)])
-    return Split([picture.content for picture in pictures], box_labels(placed))
+    names = [picture.name for picture in pictures]
+    return Split([picture.content for picture in pictures], box_labels(placed), names)
 
 
 def yolo_boxes(text: str, where: str, classes: int) -> Floats:

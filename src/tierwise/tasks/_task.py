@@ -58,21 +58,26 @@ class Split:
         items: What the device holds.
         labels: Class of each item, int64 [n]; for detection the boxes of each, FP32 [n, most, 6], as
             `tierwise.tasks.box_labels` packs them.
+        names: Where each item comes from, for messages: the path of a file. Empty where nothing better than its place
+            in the split is known.
     """
 
     items: Sequence[Item]
     labels: npt.NDArray[Any]
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Split:
         """The items at ``indices``, in that order."""
-        return Split([self.items[int(i)] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)])
+        chosen = [int(i) for i in indices]
+        names = [self.names[i] for i in chosen] if self.names else ()
+        return Split([self.items[i] for i in chosen], self.labels[np.asarray(indices, dtype=np.int64)], names)
 
     def head(self, count: int) -> Split:
         """The first ``count`` items (all, where there are fewer)."""
-        return Split(self.items[:count], self.labels[:count])
+        return Split(self.items[:count], self.labels[:count], self.names[:count])
 
 
 @final
@@ -160,13 +165,33 @@ class Task:
             InputError: An item does not fit the encoding.
         """
         if not isinstance(self.encoding, TensorInput):
-            return self.preprocessor(to_payload(self.encoding, items))
+            try:
+                return self.preprocessor(to_payload(self.encoding, items))
+            except InputError as error:
+                raise self._placed(error, items) from error
         rows = [item for item in items if isinstance(item, Mapping)]
         if len(rows) != len(items):
             raise InputError(
                 "each item of a task with tensor inputs must be a mapping from input name to one row", where=self.name
             )
         return self.preprocessor({spec.name: np.stack([r[spec.name] for r in rows]) for spec in self.encoding.tensors})
+
+    def _placed(self, error: InputError, items: Sequence[Item]) -> InputError:
+        """What was wrong with the first of ``items`` that does not fit the encoding, and where that item comes from."""
+        assert not isinstance(self.encoding, TensorInput), "rows of tensors have no preprocessing"
+        for item in items:
+            try:
+                self.preprocessor(to_payload(self.encoding, [item]))
+            except InputError as own:
+                places = (
+                    split.names[index] if split.names else f"item {index} of {name}"
+                    for name, split in self.splits.items()
+                    for index, other in enumerate(split.items)
+                    if other is item
+                )
+                place = next(places, own.where)
+                return InputError(own.must, got=own.got, where=place, fix=own.fix)
+        return error
 
     def batches(self, split: str, size: int) -> Iterator[tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]]:
         """Model inputs and labels of a split, in its order, ``size`` items at a time (the last may be smaller)."""

@@ -73,7 +73,9 @@ def with_unlabelled(task: Task, spec: Unlabelled) -> Task:
     labels = np.zeros((len(contents), *train.labels.shape[1:]), train.labels.dtype)
     classes = labels[:, :, 4] if task.boxes is not None else labels
     classes[:] = -1
-    longer = Split([*train.items, *contents.values()], np.concatenate([train.labels, labels]))
+    known_names = train.names or [f"item {i} of train" for i in range(len(train))]
+    names = [*known_names, *(str(Path(spec.folder) / name) for name in contents)]
+    longer = Split([*train.items, *contents.values()], np.concatenate([train.labels, labels]), names)
     return dataclasses.replace(task, splits={**task.splits, "train": longer})
 
 
