@@ -193,3 +193,14 @@ def test_a_picture_is_read_as_it_is_shown_wherever_it_is_read(tmp_path: Path, or
     np.testing.assert_array_equal(learnt, shown)
     np.testing.assert_array_equal(asked, shown)
     np.testing.assert_array_equal(served, Preprocessor(spec)(to_payload(spec, [shown]))["input"])
+
+
+@pytest.mark.parametrize("encoding", ["uint8", "png"])
+def test_a_folder_to_learn_from_names_the_file_that_breaks_off(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "a" / "x.png"
+    file.parent.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:-60])
+    spec = msgspec.structs.replace(image_input(encoding), height=6, width=8)
+    with pytest.raises(InputError, match=rf"^{file}: the file must be a picture, "):
+        read_folder(tmp_path, ("a",), spec)

@@ -11,7 +11,7 @@ from PIL import Image
 from tierwise._errors import InputError, SpecError
 from tierwise.artifact import Detections, ImageInput
 from tierwise.tasks import Split, Task, Unlabelled, hashed, with_unlabelled
-from tierwise.tasks._task import SPLITS
+from tierwise.tasks._task import SPLITS, LazySplits
 
 BOXES = Detections(tensor="cells", layout="grid", classes=(0,))
 
@@ -95,5 +95,19 @@ def test_a_picture_that_breaks_off_is_named(folder: Path) -> None:
     broken = Split([known, b"no picture"], np.array([0, 1]))
     with pytest.raises(InputError, match=r"^item 1 of test: the bytes must be a picture"):
         dataclasses.replace(longer, splits={**longer.splits, "test": broken}).tensors(broken.items)
+    with pytest.raises(InputError, match=r"payload\[1\]: the bytes must be a picture") as caught:
+        longer.tensors([known, b"from elsewhere"])
+    assert caught.value.__cause__ is not caught.value
+
+
+def test_data_that_cannot_be_had_does_not_hide_a_broken_picture() -> None:
+    def nothing() -> dict[str, Split]:
+        raise InputError("this task has no data")
+
     with pytest.raises(InputError, match=r"payload\[0\]: the bytes must be a picture"):
-        longer.tensors([b"from elsewhere"])
+        dataclasses.replace(_task(), splits=LazySplits(nothing)).tensors([b"no picture"])
+
+
+def test_a_split_names_all_of_its_items_or_none() -> None:
+    with pytest.raises(InputError, match="must have a name for each item, or none, but got 1 names, 2 items"):
+        Split([b"a", b"b"], np.array([0, 1]), ["a.png"])

@@ -1,7 +1,8 @@
 """What counts as right, and what the error says when it is not."""
 
-import os
-from pathlib import Path
+import subprocess
+import sys
+import time
 
 import msgspec
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from tierwise._errors import EmulationError
 from tierwise.testbed import Calibration, LinkFigures, TierCalibration, rtt_slack_s
 from tierwise.testbed._calibration import asked_link, check_link, check_tier
-from tierwise.testbed._passing import passed_on
 from tierwise.topology import Link
 
 LINK = Link(lower="mobile", upper="edge", up_bps=200e6, down_bps=100e6, rtt_s=0.02)
@@ -78,23 +78,70 @@ def test_what_the_machine_takes_to_wake_processes_is_no_deviation_up_to_a_millis
 def test_a_delay_hides_the_work_of_its_link() -> None:
     delayed = Link(lower="mobile", upper="edge", up_bps=1e9, down_bps=1e9, rtt_s=0.002)
     bare = msgspec.structs.replace(delayed, rtt_s=0.0)
-    assert rtt_slack_s(delayed, 0.3e-3) == pytest.approx(0.6e-3, abs=1e-6)
-    assert rtt_slack_s(bare, 0.3e-3) == pytest.approx(0.9e-3, abs=1e-6)
+    late = LinkFigures(up_bps=1e9, down_bps=1e9, rtt_s=0.003, rtt_low_s=0.003, passed_on_s=0.3e-3)
+    assert rtt_slack_s(delayed, late) == pytest.approx(0.6e-3, abs=1e-6)
+    assert rtt_slack_s(bare, late) == pytest.approx(0.9e-3, abs=1e-6)
 
 
-# The processes of a measurement fork before they have threads; this one may have some.
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_nothing_excuses_a_link_that_is_too_quick() -> None:
+    delayed = Link(lower="mobile", upper="edge", up_bps=1e9, down_bps=1e9, rtt_s=0.001)
+    early = LinkFigures(up_bps=1e9, down_bps=1e9, rtt_s=0.4e-3, rtt_low_s=0.4e-3, passed_on_s=0.4e-3)
+    assert rtt_slack_s(delayed, early) == rtt_slack_s(delayed)
+    with pytest.raises(EmulationError, match="400 µs round trip where 1 ms was asked for"):
+        check_link(delayed, "proxy", early, tries=1)
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, as a measurement is: it forks, so no other thread may run."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+PASSING = """
+import os, psutil
+from tierwise.testbed import _passing
+from tierwise.testbed._passing import passed_on
+"""
+
+
 def test_a_byte_that_is_passed_on_comes_back_and_the_processes_between_are_gone_after() -> None:
-    def children() -> set[str]:
-        return set(Path("/proc/self/task", str(os.getpid()), "children").read_text().split())
+    done = run(
+        PASSING
+        + """
+with passed_on() as connection:
+    assert len(psutil.Process().children()) == 2
+    for byte in (b".", b"x"):
+        connection.sendall(byte)
+        assert connection.recv(1) == byte
+assert not psutil.Process().children()
+"""
+    )
+    assert done.returncode == 0, done.stderr
 
-    before = children()
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("_passing.be_prompt = lambda: 1 / 0", "ZeroDivisionError"),
+        ("forks = [os.fork]; os.fork = lambda: forks.pop()() if forks else os.open('/nowhere', 0)", "/nowhere"),
+    ],
+)
+def test_a_process_between_that_fails_says_so_at_once_and_leaves_nothing(broken: str, said: str) -> None:
+    begun_s = time.monotonic()
+    done = run(
+        PASSING
+        + broken
+        + """
+try:
     with passed_on() as connection:
-        assert len(children() - before) == 2
-        for byte in (b".", b"x"):
-            connection.sendall(byte)
-            assert connection.recv(1) == byte
-    assert children() == before
+        connection.sendall(b".")
+        raise SystemExit("bytes came back" if connection.recv(1) else 0)
+finally:
+    assert not psutil.Process().children()
+"""
+    )
+    assert said in done.stderr
+    assert "bytes came back" not in done.stderr
+    assert time.monotonic() - begun_s < 20
 
 
 def test_a_tier_is_accepted_or_stops_with_both_figures() -> None:

@@ -33,7 +33,7 @@ from tierwise.artifact._manifest import (
     TensorSpec,
     TextInput,
 )
-from tierwise.artifact._picture import picture_size, upright
+from tierwise.artifact._picture import PICTURE_FORMATS, picture_size, upright
 from tierwise.artifact._preprocess import (
     PAYLOAD_INPUT,
     InputLimits,
@@ -56,6 +56,7 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "PAYLOAD_INPUT",
+    "PICTURE_FORMATS",
     "SIGNATURE",
     "Accuracy",
     "Adapter",

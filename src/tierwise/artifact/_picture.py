@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from tierwise._errors import InputError
 
-__all__ = ["FORMATS", "picture_size", "upright"]
+__all__ = ["PICTURE_FORMATS", "picture_size", "upright"]
 
 # What a picture may be. Pillow knows many more formats, some of which start other programs or are hardly ever used.
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
+PICTURE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
 # EXIF's tag, its value for a picture that is stored as it is shown, and those of pictures that lie on their side.
 _ORIENTATION: Final = 0x0112
 _STANDING: Final = 1
@@ -26,12 +26,14 @@ def picture_size(content: bytes, where: str) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
             return (width, height) if _orientation(picture) in _LYING else (height, width)
     except Exception as error:  # of damaged files, its plugins raise whatever their parsing stumbles over
         raise InputError(
-            f"the file must be a picture, {', '.join(FORMATS)} ({error})", got=f"{len(content)} bytes", where=where
+            f"the file must be a picture, {', '.join(PICTURE_FORMATS)} ({error})",
+            got=f"{len(content)} bytes",
+            where=where,
         ) from error
 
 

@@ -18,7 +18,7 @@ from tierwise._config import Spec
 from tierwise._errors import InputError, UnavailableError
 from tierwise.artifact._canvas import placed_at
 from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TensorSpec, TextInput
-from tierwise.artifact._picture import FORMATS, upright
+from tierwise.artifact._picture import PICTURE_FORMATS, upright
 
 __all__ = ["PAYLOAD_INPUT", "Preprocessor", "request_tensors", "to_payload"]
 
@@ -271,7 +271,7 @@ def _decode(content: bytes, spec: ImageInput, index: int, most_pixels: int) -> t
 
     where = f"{PAYLOAD_INPUT}[{index}]"
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             opened = picture.width * picture.height
             if opened > most_pixels:
                 raise InputError(
@@ -284,7 +284,9 @@ def _decode(content: bytes, spec: ImageInput, index: int, most_pixels: int) -> t
         raise
     except Exception as error:  # of damaged files, its plugins raise whatever their parsing stumbles over
         raise InputError(
-            f"the bytes must be a picture, {', '.join(FORMATS)} ({error})", got=f"{len(content)} bytes", where=where
+            f"the bytes must be a picture, {', '.join(PICTURE_FORMATS)} ({error})",
+            got=f"{len(content)} bytes",
+            where=where,
         ) from error
     return _resize(pixels.reshape(*pixels.shape[:2], spec.channels), spec), opened
 

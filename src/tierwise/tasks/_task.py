@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import numpy as np
 import numpy.typing as npt
 
-from tierwise._errors import InputError
+from tierwise._errors import InputError, TierwiseError
 from tierwise._seeds import stream
 from tierwise.artifact import Detections, InputEncoding, Preprocessor, TensorInput, detect, to_payload
 from tierwise.measure import Progress
@@ -65,6 +65,18 @@ class Split:
     items: Sequence[Item]
     labels: npt.NDArray[Any]
     names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Check that names are of the items.
+
+        Raises:
+            InputError: There are some, and not one for each item.
+        """
+        if self.names and len(self.names) != len(self.items):
+            raise InputError(
+                "a split must have a name for each item, or none",
+                got=f"{len(self.names)} names, {len(self.items)} items",
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -168,7 +180,10 @@ class Task:
             try:
                 return self.preprocessor(to_payload(self.encoding, items))
             except InputError as error:
-                raise self._placed(error, items) from error
+                place = self._place(items)
+                if place is None:
+                    raise
+                raise InputError(error.must, got=error.got, where=place, fix=error.fix) from error
         rows = [item for item in items if isinstance(item, Mapping)]
         if len(rows) != len(items):
             raise InputError(
@@ -176,22 +191,26 @@ class Task:
             )
         return self.preprocessor({spec.name: np.stack([r[spec.name] for r in rows]) for spec in self.encoding.tensors})
 
-    def _placed(self, error: InputError, items: Sequence[Item]) -> InputError:
-        """What was wrong with the first of ``items`` that does not fit the encoding, and where that item comes from."""
+    def _place(self, items: Sequence[Item]) -> str | None:
+        """Where the first of ``items`` that does not fit the encoding comes from; None where that is not known."""
         assert not isinstance(self.encoding, TensorInput), "rows of tensors have no preprocessing"
         for item in items:
             try:
                 self.preprocessor(to_payload(self.encoding, [item]))
-            except InputError as own:
-                places = (
-                    split.names[index] if split.names else f"item {index} of {name}"
-                    for name, split in self.splits.items()
-                    for index, other in enumerate(split.items)
-                    if other is item
-                )
-                place = next(places, own.where)
-                return InputError(own.must, got=own.got, where=place, fix=own.fix)
-        return error
+            except InputError:
+                return self._origin(item)
+        return None
+
+    def _origin(self, item: Item) -> str | None:
+        try:
+            splits = dict(self.splits)
+        except TierwiseError:  # data that cannot be had is not what was wrong with the item
+            return None
+        for name, split in splits.items():
+            for index, other in enumerate(split.items):
+                if other is item:
+                    return split.names[index] if split.names else f"item {index} of {name}"
+        return None
 
     def batches(self, split: str, size: int) -> Iterator[tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]]:
         """Model inputs and labels of a split, in its order, ``size`` items at a time (the last may be smaller)."""

@@ -124,16 +124,19 @@ class Calibration(Spec, frozen=True, kw_only=True):
         return max((off for off in offs if off is not None), default=None)
 
 
-def rtt_slack_s(link: Link, passed_on_s: float = 0.0) -> float:
+def rtt_slack_s(link: Link, figures: LinkFigures | None = None) -> float:
     """Deviation of the round trip that is no fault of the link.
 
-    Both sockets, the packet's own time on the wire, and what this machine takes to wake the processes a byte passes
-    through (``passed_on_s``, measured over no link). A link's own process does up to twice the work of passing on,
-    which a delay hides and a link without one cannot. No more than a millisecond of it counts.
+    Both sockets and the packet's own time on the wire; where ``figures`` are late, also what this machine takes to wake
+    the processes a byte passes through (their ``passed_on_s``; nothing wakes too early). A link's own process does up
+    to twice the work of passing on, which a delay hides and a link without one cannot. No more than a millisecond of
+    it counts.
     """
-    wire_s = PING_BYTES * 8 * (1 / link.up_bps + 1 / link.down_bps)
-    machine_s = min(passed_on_s + max(0.0, passed_on_s - link.rtt_s), _MOST_PASSED_ON_S)
-    return _SLACK_S + machine_s + wire_s + link.jitter_s
+    slack_s = _SLACK_S + PING_BYTES * 8 * (1 / link.up_bps + 1 / link.down_bps) + link.jitter_s
+    if figures is None or figures.rtt_s <= link.rtt_s:
+        return slack_s
+    machine_s = figures.passed_on_s + max(0.0, figures.passed_on_s - link.rtt_s)
+    return slack_s + min(machine_s, _MOST_PASSED_ON_S)
 
 
 def _off_frac(measured: float, asked: float) -> float:
@@ -141,7 +144,7 @@ def _off_frac(measured: float, asked: float) -> float:
 
 
 def _rtt_off_frac(link: Link, figures: LinkFigures) -> float:
-    slack_s = rtt_slack_s(link, figures.passed_on_s)
+    slack_s = rtt_slack_s(link, figures)
     gap_s = abs(figures.rtt_s - link.rtt_s)
     return 0.0 if gap_s <= slack_s else gap_s / max(link.rtt_s, slack_s)
 

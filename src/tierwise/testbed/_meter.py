@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import socket
 import statistics
 import threading
@@ -64,8 +65,8 @@ class LinkFigures(Spec, frozen=True, kw_only=True):
         down_bps: Rate back.
         rtt_s: Median round trip of one byte over TCP.
         rtt_low_s: Tenth percentile of it.
-        passed_on_s: Median round trip of one byte in between, over no link but through as many processes: what this
-            machine takes to wake them.
+        passed_on_s: Median round trip of one byte in between, over no link but through a process that passes it on:
+            what this machine takes to wake as many processes as carry a link by relay or proxy.
         loss_frac: Share of datagrams lost, both directions together; None where no datagrams were sent.
     """
 
@@ -305,6 +306,8 @@ class _Client:
 
 def main(arguments: list[str]) -> None:
     """Serve until killed, or measure once."""
+    # Whoever started us may not care how its own processes end, which is inherited.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if arguments[0] == "serve":
         server = _Server(arguments[1])
         print(server.port, flush=True)

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import traceback
 from collections.abc import Callable, Iterator
 
 from tierwise.testbed._native import be_prompt
@@ -23,15 +24,16 @@ def passed_on() -> Iterator[socket.socket]:
     A byte takes as many awakenings that way as over a link that a process carries: this is what this machine takes for
     them now. To be called while no other thread runs, since the two processes are forked.
     """
-    with _listener() as far, _listener() as between:
-        children = [_forked(lambda: _echo(far)), _forked(lambda: _pass_on(between, far.getsockname()))]
-        try:
-            with socket.create_connection(between.getsockname(), timeout=_PATIENCE_S) as connection:
-                yield quick(connection)
-        finally:
-            for child in children:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+    children: list[int] = []
+    try:
+        far = _served(_echo, children)
+        address = _served(lambda listener: _pass_on(listener, far), children)
+        with socket.create_connection(address, timeout=_PATIENCE_S) as connection:
+            yield quick(connection)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def quick(connection: socket.socket) -> socket.socket:
@@ -53,14 +55,21 @@ def _accepted(listener: socket.socket) -> socket.socket:
     return connection
 
 
-def _forked(work: Callable[[], None]) -> int:
-    child = os.fork()
-    if not child:
+def _served(work: Callable[[socket.socket], None], children: list[int]) -> tuple[str, int]:
+    """Where a new process, one of ``children`` from now on, listens for the one connection that it works for."""
+    with _listener() as listener:
+        child = os.fork()
+        if child:
+            children.append(child)
+            # Open in that process alone from here on, so that one that fails is seen to hang up.
+            host, port = listener.getsockname()
+            return str(host), int(port)
         try:
-            work()
-        finally:
-            os._exit(0)
-    return child
+            work(listener)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
 
 
 def _echo(listener: socket.socket) -> None:

@@ -147,6 +147,11 @@ class Spawner:
         child.stop()
         self._children.remove(child)
 
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Names of the processes that were started and not stopped, in that order."""
+        return tuple(child.name for child in self._children)
+
     def dead(self) -> Child | None:
         """The first process that has ended by itself, if any."""
         return next((child for child in self._children if not child.alive()), None)

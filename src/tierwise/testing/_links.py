@@ -28,10 +28,10 @@ def check_link_means(means: LinkMeans, *, tries: int = 3) -> None:
     """Check that links made by ``means`` keep the contract of `LinkMeans` and `Network`.
 
     Over two links in a row, one slow with a delay and unlike rates, one fast without: rates and round trip come out
-    within a tenth (the round trip within what it takes through a process that only passes bytes on, if that is
-    more); bytes arrive complete and in order both ways, also after one side has stopped sending; connections share the
-    rate; a second network at the same time disturbs nothing; the way outside works; and when the network is closed,
-    nobody answers any more.
+    within a tenth (the round trip within `rtt_slack_s`, if that is more); bytes arrive complete and in order both ways,
+    also after one side has stopped sending; connections share the rate; a second network at the same time disturbs
+    nothing; the way outside works; and when the network is closed, its processes have ended and nobody answers any
+    more.
 
     Args:
         means: What to check; it must be available here.
@@ -58,6 +58,9 @@ def check_link_means(means: LinkMeans, *, tries: int = 3) -> None:
             if spawner.dead() is not None:
                 _broken("the processes of a network must not end before it is closed")
             server, ask = _reflected(network, topology.links[0], spawner)
+        left = [name for name in spawner.running if name != server.name]
+        if left:
+            _broken(f"a network must end its processes when it is closed, but {', '.join(left)} run on")
         with contextlib.suppress(UnavailableError):
             client = spawner.start("late", ask)
             if client.line(_WAIT_S):
@@ -79,7 +82,7 @@ def _topology() -> Topology:
 def _check_figures(network: Network, link: Link, spawner: Spawner, tries: int) -> None:
     for left in reversed(range(tries)):
         figures = measure_link(network, link, spawner)
-        slack_s = rtt_slack_s(link, figures.passed_on_s)
+        slack_s = rtt_slack_s(link, figures)
         wrong = [
             f"{what}: {measured:.4g} where {asked:.4g} was asked for"
             for what, measured, asked, slack in (

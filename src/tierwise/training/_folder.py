@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.artifact import ImageInput, InputEncoding, upright
+from tierwise.artifact import PICTURE_FORMATS, ImageInput, InputEncoding, upright
 
 __all__ = ["read_folder"]
 
@@ -26,8 +26,8 @@ def read_folder(
         encoding: The model's input; raw pixels are decoded here and must have its size.
 
     Raises:
-        InputError: A model that takes no pictures, no such folder, one that is named like no class, no files, or one
-            that is not a picture of the model's size, where it takes raw pixels.
+        InputError: A model that takes no pictures, no such folder, one that is named like no class, no files, one that
+            is not a picture, or is not of the model's size, where it takes raw pixels.
     """
     if not isinstance(encoding, ImageInput):
         raise InputError("only a model of pictures can learn from a folder", where=folder, fix="Use --task")
@@ -41,7 +41,7 @@ def read_folder(
     found: list[int] = []
     for path in classes:
         for file in sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith(".")):
-            items.append(_pixels(file, encoding) if encoding.encoding == "uint8" else file.read_bytes())
+            items.append((_pixels if encoding.encoding == "uint8" else _checked)(file, encoding))
             found.append(labels.index(path.name))
     if not items:
         raise InputError("the folders of classes must hold files", got="none", where=folder)
@@ -49,13 +49,7 @@ def read_folder(
 
 
 def _pixels(file: Path, encoding: ImageInput) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(file.read_bytes()), formats=("JPEG", "PNG", "WEBP", "BMP")) as picture:
-            pixels = np.asarray(upright(picture).convert("L" if encoding.channels == 1 else "RGB"), np.uint8)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"the file must be a picture ({error})", where=file) from error
+    pixels = _decoded(file.read_bytes(), file, encoding.channels)
     if pixels.shape[:2] != (encoding.height, encoding.width):
         raise InputError(
             f"the picture must have {encoding.height} rows and {encoding.width} columns",
@@ -63,3 +57,20 @@ def _pixels(file: Path, encoding: ImageInput) -> npt.NDArray[np.uint8]:
             where=file,
         )
     return pixels.reshape(encoding.height, encoding.width, encoding.channels)
+
+
+def _checked(file: Path, encoding: ImageInput) -> bytes:
+    """The file's bytes, once it is known that they can be decoded: later nobody knows which file they were."""
+    content = file.read_bytes()
+    _decoded(content, file, encoding.channels)
+    return content
+
+
+def _decoded(content: bytes, file: Path, channels: int) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
+            return np.asarray(upright(picture).convert("L" if channels == 1 else "RGB"), np.uint8)
+    except Exception as error:  # of damaged files, its plugins raise whatever their parsing stumbles over
+        raise InputError(f"the file must be a picture, {', '.join(PICTURE_FORMATS)} ({error})", where=file) from error
