@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -75,6 +76,29 @@ def test_raw_pixels_equal_the_same_picture_as_png() -> None:
 def test_pixels_must_be_of_one_shape_and_at_least_one_picture(items: list[np.ndarray]) -> None:
     with pytest.raises(InputError, match="at least one picture, all of one shape"):
         to_payload(image_input("uint8", channels=1), items)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "item", "message"),
+    [
+        ("uint8", np.full((8, 8, 1), 0.9, np.float32), "pixels must be uint8, 0 to 255, but got float32"),
+        ("uint8", [[1, 2], [3]], "pixels must be an array"),
+        ("png", "picture.png", "must be the bytes of an encoded picture, but got str"),
+        ("png", 5, "must be the bytes of an encoded picture, but got int"),
+        ("png", np.zeros((8, 8, 1), np.uint8), "must be the bytes of an encoded picture, but got ndarray"),
+    ],
+)
+def test_items_are_not_made_to_fit_in_silence(encoding: str, item: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        to_payload(image_input(encoding, channels=1), [item])
+
+
+@pytest.mark.parametrize(
+    ("pair", "item"), [(False, b"text"), (False, 5), (True, "ab"), (True, ("a", None)), (False, "\ud800")]
+)
+def test_texts_are_texts(pair: bool, item: Any) -> None:
+    with pytest.raises(InputError, match="must be"):
+        to_payload(TextInput(max_length=4, pair=pair), [item])
 
 
 def bomb() -> bytes:

@@ -49,6 +49,20 @@ def test_one_cut_is_that_of_best_cut():
     assert best_cuts(candidates, s_per_mac=(4e-8, 5e-9), links=((SLOW,),)) == (one.index,)
 
 
+def test_among_equals_the_smaller_transfer_then_the_later_as_one_cut_chooses():
+    """Behind an activation a tensor loses less where it is rounded than before it."""
+    before, behind = Place("block/Add", 4000, 500_000, 500_000), Place("block/Relu", 4000, 500_000, 500_000)
+    speeds = {"lower_s_per_mac": 4e-8, "upper_s_per_mac": 4e-8}
+    one = best_cut([before, behind], input_bytes=0, answer_bytes=0, links=(SLOW,), **speeds)
+    assert best_cuts([before, behind], s_per_mac=(4e-8, 4e-8), links=((SLOW,),)) == (one.index,) == (1,)
+    last = Place("last", 10, 900_000, 100_000)
+    assert best_cuts([before, behind, last], s_per_mac=(4e-8,) * 3, links=((SLOW,), (FAST,))) == (1, 2)
+    # Where only what crosses differs and the way costs nothing by the figures, less crosses.
+    free = Link(lower="a", upper="b", up_bps=1e300, down_bps=1e300, rtt_s=0.0)
+    small = Place("small", 10, 500_000, 500_000)
+    assert best_cuts([small, behind], s_per_mac=(4e-8, 4e-8), links=((free,),)) == (0,)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="two tiers or more"):
         best_cuts(places(0), s_per_mac=(1e-9,), links=())

@@ -85,7 +85,7 @@ def to_payload(encoding: InputEncoding, items: Sequence[Any]) -> npt.NDArray[Any
     """
     match encoding:
         case ImageInput(encoding="uint8"):
-            pictures = [np.asarray(item, dtype=np.uint8) for item in items]
+            pictures = [_pixels(item) for item in items]
             if len({picture.shape for picture in pictures}) != 1:
                 raise InputError(
                     "a request must hold at least one picture, all of one shape",
@@ -93,16 +93,39 @@ def to_payload(encoding: InputEncoding, items: Sequence[Any]) -> npt.NDArray[Any
                 )
             return np.stack(pictures)
         case ImageInput():
-            return _object_column([[bytes(item)] for item in items])
+            return _object_column([[_file(item)] for item in items])
         case TextInput(pair=pair):
-            rows = [[text.encode() for text in (item if pair else (item,))] for item in items]
-            if any(len(row) != 1 + pair for row in rows):
-                raise InputError(f"each item must be {'a pair of texts' if pair else 'one text'}")
-            return _object_column(rows)
+            return _object_column([_texts(item, pair) for item in items])
         case TensorInput():
             raise InputError(
                 "items of a tensor model have no payload form", fix="Send the model's own input tensors by name"
             )
+
+
+def _pixels(item: Any) -> npt.NDArray[np.uint8]:
+    try:
+        pixels = np.asarray(item)
+    except ValueError as error:  # rows of unlike lengths
+        raise InputError(f"pixels must be an array ({error})", got=type(item).__name__) from error
+    if pixels.dtype != np.uint8:
+        raise InputError("pixels must be uint8, 0 to 255", got=pixels.dtype, fix="Scale and convert them first")
+    return pixels
+
+
+def _file(item: Any) -> bytes:
+    if not isinstance(item, bytes | bytearray | memoryview):
+        raise InputError("each item must be the bytes of an encoded picture", got=type(item).__name__)
+    return bytes(item)
+
+
+def _texts(item: Any, pair: bool) -> list[bytes]:
+    texts = item if pair and isinstance(item, tuple | list) else (item,)
+    if len(texts) != 1 + pair or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"each item must be {'a pair of texts' if pair else 'one text'}", got=repr(item)[:80])
+    try:
+        return [text.encode() for text in texts]
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise InputError(f"a text must be encodable as UTF-8 ({error})", got=repr(item)[:80]) from error
 
 
 def _object_column(rows: Sequence[Sequence[bytes]]) -> npt.NDArray[Any]:

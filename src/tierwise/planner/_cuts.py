@@ -10,6 +10,9 @@ from tierwise.topology import Link
 
 __all__ = ["best_cuts"]
 
+# What was reached so far: its cost, the bytes that cross borders, the cuts taken.
+_Way = tuple[float, int, tuple[int, ...]]
+
 
 def best_cuts(
     candidates: Sequence[Candidate],
@@ -30,7 +33,8 @@ def best_cuts(
         min_share_frac: Smallest share of the arithmetic on every tier.
 
     Returns:
-        Positions among the candidates, ascending; one for each pair of neighbouring tiers.
+        Positions among the candidates, ascending; one for each pair of neighbouring tiers. Among equals those with
+        the smaller transfers, then the later, as `best_cut` chooses.
 
     Raises:
         InputError: Figures that do not fit each other, or no choice leaves every tier that share.
@@ -42,23 +46,27 @@ def best_cuts(
         raise InputError("there must be a cut to choose", got="none", where="best_cuts")
     total = candidates[0].head_macs + candidates[0].tail_macs
     least = min_share_frac * total
-    # After each border: the best cost so far and the cuts taken, by the candidate of that border.
-    reached: dict[int, tuple[float, tuple[int, ...]]] = {-1: (0.0, ())}
+    # After each border the best way there, by the candidate of that border.
+    reached: dict[int, _Way] = {-1: (0.0, 0, ())}
     for tier, way in enumerate(links):
-        following: dict[int, tuple[float, tuple[int, ...]]] = {}
+        following: dict[int, _Way] = {}
         for index, candidate in enumerate(candidates):
             crossing_s = sum(8 * candidate.bytes / link.up_bps + link.rtt_s / 2 for link in way)
             choices = [
-                (cost + (candidate.head_macs - done) * s_per_mac[tier] + crossing_s, (*taken, index))
-                for last, (cost, taken) in reached.items()
+                (
+                    cost + (candidate.head_macs - done) * s_per_mac[tier] + crossing_s,
+                    crossed + candidate.bytes,
+                    (*taken, index),
+                )
+                for last, (cost, crossed, taken) in reached.items()
                 if index > last and candidate.head_macs - (done := _head_macs(candidates, last)) >= least
             ]
             if choices:
-                following[index] = min(choices)
+                following[index] = min(choices, key=_rank)
         reached = following
     ends = [
-        (cost + candidates[last].tail_macs * s_per_mac[-1], taken)
-        for last, (cost, taken) in reached.items()
+        (cost + candidates[last].tail_macs * s_per_mac[-1], crossed, taken)
+        for last, (cost, crossed, taken) in reached.items()
         if candidates[last].tail_macs >= least
     ]
     if not ends:
@@ -68,7 +76,13 @@ def best_cuts(
             where="best_cuts",
             fix="Lower min_share_frac, or use fewer tiers",
         )
-    return min(ends)[1]
+    return min(ends, key=_rank)[2]
+
+
+def _rank(way: _Way) -> tuple[float, int, tuple[int, ...]]:
+    """What the best way has least of: among equals the smaller transfers, then the later cuts, as in `best_cut`."""
+    cost, crossed, taken = way
+    return cost, crossed, tuple(-one for one in taken)
 
 
 def _head_macs(candidates: Sequence[Candidate], last: int) -> int:

@@ -152,7 +152,13 @@ class AdaptivePipeline:
         self._away_pool = ThreadPoolExecutor(spec.outstanding, thread_name_prefix="tierwise-away")
         self._here_pool = ThreadPoolExecutor(spec.outstanding, thread_name_prefix="tierwise-here")
         self._scout = Scout(
-            spec, self._routes, self._links, self._lock, self._clock, lambda: self._latest, self._limit_s
+            spec,
+            self._routes,
+            self._links,
+            self._lock,
+            self._clock,
+            lambda: self._latest,
+            lambda route: self._limit_s(route, spec.deadline_s),
         )
 
     def __enter__(self) -> AdaptivePipeline:
@@ -191,7 +197,9 @@ class AdaptivePipeline:
         race = Race()
         plan, why = self._plan(begun_ns, until_ns, strict=deadline_s is not None)
         for position, route in enumerate(plan):
-            why = self._leg(race, route, items, until_ns, why, hedge=position == 0)
+            # Time is kept for the device's own paths as long as one is still to be asked.
+            spare = any(not later.remote for later in plan[position + 1 :])
+            why = self._leg(race, route, items, until_ns, why, hedge=position == 0, spare=spare)
             if race.winner is not None:
                 break
         race.close()
@@ -200,8 +208,8 @@ class AdaptivePipeline:
             for route in plan:
                 if route.name in refusing:
                     route.contradict()
-        if winner is not None or not refusing:
-            self._latest = items  # what every path refuses is nothing to try one with
+        if winner is not None or (self._latest is None and not refusing):
+            self._latest = items  # what no path has answered is tried with only where there is nothing better
         ended_ns = self._clock.now_ns()
         with self._counted:
             if winner is None:
@@ -212,7 +220,7 @@ class AdaptivePipeline:
         if winner is None:
             if self._observer is not None:
                 self._observer.unanswered()
-            raise _failure(race.errors)
+            raise _failure(race.errors, [route.name for route in plan])
         if self._observer is not None:
             self._observer.answered(winner.made_by, winner.why, (ended_ns - begun_ns) / 1e9)
         return winner
@@ -235,11 +243,11 @@ class AdaptivePipeline:
                 self._missed,
             )
 
-    def _leg(self, race: Race, route: Route, items: Items, until_ns: int, why: str, *, hedge: bool) -> str:
+    def _leg(self, race: Race, route: Route, items: Items, until_ns: int, why: str, *, hedge: bool, spare: bool) -> str:
         """Ask one path of the plan for as long as it has; why the next one is asked, where it is."""
         attempt = route.begin()
         left_s = (until_ns - attempt.begun_ns) / 1e9
-        budget_s = left_s - self._reserve_s(route, left_s) if route.remote else None
+        budget_s = left_s - (self._reserve_s(left_s) if spare else 0.0) if route.remote else None
         if budget_s is not None and budget_s <= 0:
             return "fallback: deadline"
         careful_s = route.candidate(0.0).careful_s
@@ -277,54 +285,56 @@ class AdaptivePipeline:
 
     def _plan(self, now_ns: int, until_ns: int, *, strict: bool) -> tuple[list[Route], str]:
         """The paths in the order they are asked, and why the first is the first."""
-        candidates = [route.candidate(self._limit_s(route)) for route in self._routes]
+        candidates = [route.candidate(self._limit_s(route, self.spec.deadline_s)) for route in self._routes]
         with self._lock:
             steps = sum(link.steps for link in self._links.values())
         with self._choosing:
             stepped, self._steps = steps > self._steps, max(steps, self._steps)
-            self._choice = self._chooser.step(self._choice, candidates, now_ns, stepped=stepped)
-            name = self._choice.name
-        chosen = next((route for route in self._routes if route.name == name), None)
-        here = sorted(self._here, key=lambda route: route.facts().expected_s or 0.0)
+            choice = self._choice = self._chooser.step(self._choice, candidates, now_ns, stepped=stepped)
+        left_s = (until_ns - now_ns) / 1e9
+        if strict:  # which path is in time for this request says nothing of the next one
+            candidates = [route.candidate(self._limit_s(route, left_s)) for route in self._routes]
+            choice = self._chooser.step(choice, candidates, now_ns, stepped=True)
+        chosen = next((route for route in self._routes if route.name == choice.name), None)
+        known = {one.name: one for one in candidates}
+        here = sorted(self._here, key=lambda one: (not known[one.name].usable, known[one.name].expected_s or 0.0))
         away = [route for route, one in zip(self._routes, candidates, strict=True) if route.remote and one.usable]
         if chosen is None:  # every breaker is open: the device's own path is asked all the same
             chosen = here[0] if here else self._routes[0]
         elif strict and chosen.remote and here:
-            left_s = (until_ns - now_ns) / 1e9
-            careful_s = chosen.candidate(0.0).careful_s
-            if careful_s is not None and careful_s > left_s - self._reserve_s(chosen, left_s):
-                return [here[0], *away], "fallback: forecast"
+            careful_s = known[chosen.name].careful_s
+            if careful_s is not None and careful_s > known[chosen.name].limit_s:
+                return [*here, *away], "fallback: forecast"
         rest = [route for route in (*here, *away) if route is not chosen]
         return [chosen, *rest], self._why(chosen, candidates)
 
     def _why(self, chosen: Route, candidates: list[Candidate]) -> str:
         mine = next(one for one in candidates if one.name == chosen.name)
+        if self.spec.policy == "fast":
+            quicker = any(not one.usable and one.is_quicker_than(mine) for one in candidates)
+            return "fallback: breaker" if quicker else CHOSEN
         for one in candidates:
             if one is mine:
                 break
             if not one.usable:
                 return "fallback: breaker"
-            if self.spec.policy == "accurate":
-                return "fallback: forecast"
+            return "fallback: forecast"
         return CHOSEN
 
-    def _limit_s(self, route: Route) -> float:
-        """How long a path may take for the usual deadline."""
-        deadline_s = self.spec.deadline_s
-        return deadline_s - self._reserve_s(route, deadline_s) if route.remote else deadline_s
+    def _limit_s(self, route: Route, deadline_s: float) -> float:
+        """How long a path may take for a deadline."""
+        return deadline_s - self._reserve_s(deadline_s) if route.remote else deadline_s
 
-    def _reserve_s(self, route: Route, left_s: float) -> float:
+    def _reserve_s(self, left_s: float) -> float:
         """Time that the device's own path needs behind a remote one; 0 where it could not make it anyway."""
         if not self._here:
             return 0.0
-        known = [
-            max(careful_s, here.p95_s or 0.0)
-            for here in self._here
-            if (careful_s := here.candidate(0.0).careful_s) is not None
-        ]
-        if not known:
+        asked = [(here.candidate(0.0), here.p95_s or 0.0) for here in self._here]
+        usable = [one for one in asked if one[0].usable] or asked
+        known_s = [max(one.careful_s, p95_s) for one, p95_s in usable if one.careful_s is not None]
+        if not known_s:
             return left_s / 2
-        need_s = min(known) + _HANDOVER_S
+        need_s = min(known_s) + _HANDOVER_S
         return need_s if need_s < left_s else 0.0
 
 
@@ -343,9 +353,11 @@ def _reason(race: Race, failed_before: int) -> str:
     return f"fallback: failed ({status_of(error).name if isinstance(error, RemoteError) else type(error).__name__})"
 
 
-def _failure(errors: list[tuple[str, Exception]]) -> Exception:
-    """What is raised for a request that no path answered."""
+def _failure(errors: list[tuple[str, Exception]], asked: list[str]) -> Exception:
+    """What is raised for a request that none of the paths that were asked has answered."""
     if errors and all(isinstance(error, InputError) for _, error in errors):
         return errors[0][1]
-    said = "; ".join(f"{name}: {error}" for name, error in errors) or "no answer in time"
+    failed = {name for name, _ in errors}
+    late = [f"{name}: no answer in time" for name in asked if name not in failed]
+    said = "; ".join([*(f"{name}: {error}" for name, error in errors), *late])
     return RemoteError("one of the paths must answer", got=said)

@@ -31,6 +31,10 @@ class Candidate:
     careful_s: float | None
     limit_s: float
 
+    def is_quicker_than(self, other: Candidate) -> bool:
+        """Whether it usually answers before ``other``, as far as both are known."""
+        return self.expected_s is not None and other.expected_s is not None and self.expected_s < other.expected_s
+
 
 @final
 @dataclass(frozen=True)

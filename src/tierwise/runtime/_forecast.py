@@ -81,7 +81,8 @@ class Forecast:
 
     def observe(self, reply: Reply, latency_s: float, now_ns: int) -> None:
         """Learn from an answer, for the path and for its link."""
-        on_link_s = min(link_seconds(reply), latency_s)
+        # A server that gives no account seems to spend everything on the way, also where no link lies on it.
+        on_link_s = min(link_seconds(reply), latency_s) if self._link is not None else 0.0
         crossed = self._link is None or reply.bytes_up > 0
         self._latencies_s.append(latency_s)
         self.observed_ns = now_ns

@@ -48,7 +48,13 @@ def payload_of(encoding: InputEncoding | None, items: Items) -> Mapping[str, npt
         raise InputError(
             "items need the model's input encoding", fix="Send tensors by name, or say the encoding (`input`)"
         )
-    return {PAYLOAD_INPUT: to_payload(encoding, items)}
+    return {PAYLOAD_INPUT: to_payload(encoding, _several(items))}
+
+
+def _several(items: Any) -> Any:
+    if isinstance(items, str | bytes) or not hasattr(items, "__len__"):
+        raise InputError("items must be a list of them, or tensors by name", got=type(items).__name__)
+    return items
 
 
 def as_files(items: Items, kind: PictureFormat, quality: int) -> npt.NDArray[Any]:
@@ -65,7 +71,7 @@ def as_files(items: Items, kind: PictureFormat, quality: int) -> npt.NDArray[Any
     pictures = items.get(PAYLOAD_INPUT) if isinstance(items, Mapping) else items
     if pictures is None:
         raise InputError(f"pictures must come in the tensor {PAYLOAD_INPUT!r}", got=sorted(items))
-    files = np.empty((len(pictures), 1), dtype=object)
+    files = np.empty((len(_several(pictures)), 1), dtype=object)
     for i, picture in enumerate(pictures):
         files[i, 0] = encode_picture(np.asarray(picture), kind, quality)
     return files

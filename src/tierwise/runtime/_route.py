@@ -30,6 +30,8 @@ _LEAST_ANSWERS = 3
 _BETWEEN_TRIALS_S = 0.05
 # A rate that nothing has confirmed for so long may be another one by now.
 _RATE_HOLDS_NS = 10_000_000_000
+# Messages too small to tell a rate may keep a wrong one alive: what seems too slow is tried so often all the same.
+_DOUBT_NS = 30_000_000_000
 
 
 @final
@@ -119,6 +121,7 @@ class Route:
         self._forecast = Forecast(link, spec.request_bytes)
         self._learnt = self._answered = self._failed = self._overdue = 0
         self._tried_ns: int | None = None
+        self._begun_ns = clock.now_ns()
         self._trying = False
 
     @property
@@ -168,7 +171,7 @@ class Route:
     def begin_trial(self, refresh_s: float, limit_s: float) -> Attempt | None:
         """A trial, where one is due: its breaker has been open for long enough, or nothing is known of it lately.
 
-        None is due while the link is known to be too slow for it: its message would keep others waiting in vain.
+        While its link is known to be too slow for it, one is due twice a minute: its message keeps others waiting.
         """
         now_ns = self._clock.now_ns()
         with self._lock:
@@ -187,6 +190,9 @@ class Route:
 
     def _is_hopeless(self, limit_s: float, now_ns: int) -> bool:
         if self._link is None or now_ns - self._link.rated_ns > _RATE_HOLDS_NS:
+            return False
+        seen_ns = max(self._forecast.observed_ns or 0, self._tried_ns or 0, self._begun_ns)
+        if now_ns - seen_ns > _DOUBT_NS:
             return False
         least_s = self._forecast.least_s
         return least_s is not None and least_s > limit_s
