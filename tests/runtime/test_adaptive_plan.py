@@ -157,7 +157,7 @@ def test_a_path_on_the_device_without_an_account_is_not_free() -> None:
         assert made.infer({}).made_by == "offload"
 
 
-@pytest.mark.parametrize("wrong", [["picture.jpg"], [5], [None], 5])
+@pytest.mark.parametrize("wrong", [["picture.jpg"], [5], [None], 5, "picture.jpg", np.array(5)])
 def test_items_of_a_wrong_kind_say_nothing_of_the_paths(wrong: Any) -> None:
     picture = ImageInput(encoding="png", height=8, width=8, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     told = [

@@ -313,13 +313,10 @@ class AdaptivePipeline:
         if self.spec.policy == "fast":
             quicker = any(not one.usable and one.is_quicker_than(mine) for one in candidates)
             return "fallback: breaker" if quicker else CHOSEN
-        for one in candidates:
-            if one is mine:
-                break
-            if not one.usable:
-                return "fallback: breaker"
-            return "fallback: forecast"
-        return CHOSEN
+        most_accurate = candidates[0]
+        if most_accurate is mine:
+            return CHOSEN
+        return "fallback: forecast" if most_accurate.usable else "fallback: breaker"
 
     def _limit_s(self, route: Route, deadline_s: float) -> float:
         """How long a path may take for a deadline."""

@@ -52,7 +52,8 @@ def payload_of(encoding: InputEncoding | None, items: Items) -> Mapping[str, npt
 
 
 def _several(items: Any) -> Any:
-    if isinstance(items, str | bytes) or not hasattr(items, "__len__"):
+    scalar = isinstance(items, np.ndarray) and items.ndim == 0
+    if scalar or isinstance(items, str | bytes) or not hasattr(items, "__len__"):
         raise InputError("items must be a list of them, or tensors by name", got=type(items).__name__)
     return items
 
