@@ -73,6 +73,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     """A process of its own: Ray leaves threads and sockets behind in the one that starts it."""
     arguments = [msgspec.json.encode(CAMPAIGN).decode(), str(folder / "study"), str(folder / "cache")]
     environment = os.environ | {"TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": "/tmp"}
+    # Ray lets every other program go before its workers: beside other tests they would hardly get a turn.
+    environment["RAY_worker_niceness"] = "0"
     (folder / "tmp").mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
