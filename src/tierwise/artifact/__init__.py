@@ -33,7 +33,7 @@ from tierwise.artifact._manifest import (
     TensorSpec,
     TextInput,
 )
-from tierwise.artifact._picture import PICTURE_FORMATS, picture_size, upright
+from tierwise.artifact._picture import picture_pixels, picture_size
 from tierwise.artifact._preprocess import (
     PAYLOAD_INPUT,
     InputLimits,
@@ -56,7 +56,6 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "PAYLOAD_INPUT",
-    "PICTURE_FORMATS",
     "SIGNATURE",
     "Accuracy",
     "Adapter",
@@ -90,6 +89,7 @@ __all__ = [
     "detections_spec",
     "new_signing_key",
     "open_artifact",
+    "picture_pixels",
     "picture_size",
     "read_files",
     "read_signatures",
@@ -102,7 +102,6 @@ __all__ = [
     "to_payload",
     "to_picture",
     "trusted_keys",
-    "upright",
     "verify",
     "write_artifact",
 ]

@@ -5,7 +5,6 @@ Training uses the same code, so that a model never sees other numbers in service
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, final
@@ -18,7 +17,7 @@ from tierwise._config import Spec
 from tierwise._errors import InputError, UnavailableError
 from tierwise.artifact._canvas import placed_at
 from tierwise.artifact._manifest import ImageInput, InputEncoding, TensorInput, TensorSpec, TextInput
-from tierwise.artifact._picture import PICTURE_FORMATS, upright
+from tierwise.artifact._picture import opened, pixels_of
 
 __all__ = ["PAYLOAD_INPUT", "Preprocessor", "request_tensors", "to_payload"]
 
@@ -290,28 +289,17 @@ def _byte_rows(payload: npt.NDArray[Any], columns: int) -> list[Any]:
 
 def _decode(content: bytes, spec: ImageInput, index: int, most_pixels: int) -> tuple[npt.NDArray[np.uint8], int]:
     """The picture as the model wants it, and how many pixels it had."""
-    from PIL import Image
-
     where = f"{PAYLOAD_INPUT}[{index}]"
-    try:
-        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
-            opened = picture.width * picture.height
-            if opened > most_pixels:
-                raise InputError(
-                    f"a picture may have at most {most_pixels:,} pixels (those before it in the request count too)",
-                    got=f"{picture.width} x {picture.height}",
-                    where=where,
-                )
-            pixels = np.asarray(upright(picture).convert("L" if spec.channels == 1 else "RGB"))
-    except InputError:
-        raise
-    except Exception as error:  # of damaged files, its plugins raise whatever their parsing stumbles over
-        raise InputError(
-            f"the bytes must be a picture, {', '.join(PICTURE_FORMATS)} ({error})",
-            got=f"{len(content)} bytes",
-            where=where,
-        ) from error
-    return _resize(pixels.reshape(*pixels.shape[:2], spec.channels), spec), opened
+    with opened(content, where, "bytes") as picture:
+        count = picture.width * picture.height
+        if count > most_pixels:
+            raise InputError(
+                f"a picture may have at most {most_pixels:,} pixels (those before it in the request count too)",
+                got=f"{picture.width} x {picture.height}",
+                where=where,
+            )
+        pixels = pixels_of(picture, spec.channels)
+    return _resize(pixels, spec), count
 
 
 def _resize(pixels: npt.NDArray[np.uint8], spec: ImageInput) -> npt.NDArray[np.uint8]:

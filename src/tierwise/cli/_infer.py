@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tierwise._errors import InputError
 from tierwise._units import format_bytes, format_seconds
-from tierwise.artifact import PAYLOAD_INPUT, TensorSpec, request_tensors, upright
+from tierwise.artifact import PAYLOAD_INPUT, TensorSpec, picture_pixels, request_tensors
 from tierwise.cli._credentials import credentials
 
 if TYPE_CHECKING:
@@ -147,18 +147,7 @@ def _file_inputs(file: Path, wanted: Sequence[TensorSpec]) -> dict[str, npt.NDAr
         column = np.empty((1, 1), dtype=object)
         column[0, 0] = file.read_bytes()
         return {PAYLOAD_INPUT: column}
-    return {PAYLOAD_INPUT: _pixels(file, payload.shape[-1])}
-
-
-def _pixels(file: Path, channels: int) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as picture:
-            pixels = np.asarray(upright(picture).convert("L" if channels == 1 else "RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"the file must be a picture ({error})", where=file) from error
-    return pixels.reshape(1, *pixels.shape[:2], channels)
+    return {PAYLOAD_INPUT: picture_pixels(file.read_bytes(), payload.shape[-1], file)[None]}
 
 
 def _describe(name: str, tensor: npt.NDArray[Any], top: int) -> str:

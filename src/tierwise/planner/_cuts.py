@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tierwise._errors import InputError
 from tierwise.planner._cost import Candidate
@@ -49,21 +49,7 @@ def best_cuts(
     # After each border the best way there, by the candidate of that border.
     reached: dict[int, _Way] = {-1: (0.0, 0, ())}
     for tier, way in enumerate(links):
-        following: dict[int, _Way] = {}
-        for index, candidate in enumerate(candidates):
-            crossing_s = sum(8 * candidate.bytes / link.up_bps + link.rtt_s / 2 for link in way)
-            choices = [
-                (
-                    cost + (candidate.head_macs - done) * s_per_mac[tier] + crossing_s,
-                    crossed + candidate.bytes,
-                    (*taken, index),
-                )
-                for last, (cost, crossed, taken) in reached.items()
-                if index > last and candidate.head_macs - (done := _head_macs(candidates, last)) >= least
-            ]
-            if choices:
-                following[index] = min(choices, key=_rank)
-        reached = following
+        reached = _across(candidates, reached, s_per_mac[tier], way, least)
     ends = [
         (cost + candidates[last].tail_macs * s_per_mac[-1], crossed, taken)
         for last, (cost, crossed, taken) in reached.items()
@@ -77,6 +63,27 @@ def best_cuts(
             fix="Lower min_share_frac, or use fewer tiers",
         )
     return min(ends, key=_rank)[2]
+
+
+def _across(
+    candidates: Sequence[Candidate], reached: Mapping[int, _Way], s_per_mac: float, links: Sequence[Link], least: float
+) -> dict[int, _Way]:
+    """The best way over one more border, by the candidate of that border."""
+    following: dict[int, _Way] = {}
+    for index, candidate in enumerate(candidates):
+        crossing_s = sum(8 * candidate.bytes / link.up_bps + link.rtt_s / 2 for link in links)
+        choices = [
+            (
+                cost + (candidate.head_macs - done) * s_per_mac + crossing_s,
+                crossed + candidate.bytes,
+                (*taken, index),
+            )
+            for last, (cost, crossed, taken) in reached.items()
+            if index > last and candidate.head_macs - (done := _head_macs(candidates, last)) >= least
+        ]
+        if choices:
+            following[index] = min(choices, key=_rank)
+    return following
 
 
 def _rank(way: _Way) -> tuple[float, int, tuple[int, ...]]:

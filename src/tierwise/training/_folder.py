@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tierwise._errors import InputError
-from tierwise.artifact import PICTURE_FORMATS, ImageInput, InputEncoding, upright
+from tierwise.artifact import ImageInput, InputEncoding, picture_pixels
 
 __all__ = ["read_folder"]
 
@@ -49,28 +48,18 @@ def read_folder(
 
 
 def _pixels(file: Path, encoding: ImageInput) -> npt.NDArray[np.uint8]:
-    pixels = _decoded(file.read_bytes(), file, encoding.channels)
+    pixels = picture_pixels(file.read_bytes(), encoding.channels, file)
     if pixels.shape[:2] != (encoding.height, encoding.width):
         raise InputError(
             f"the picture must have {encoding.height} rows and {encoding.width} columns",
             got=pixels.shape[:2],
             where=file,
         )
-    return pixels.reshape(encoding.height, encoding.width, encoding.channels)
+    return pixels
 
 
 def _checked(file: Path, encoding: ImageInput) -> bytes:
     """The file's bytes, once it is known that they can be decoded: later nobody knows which file they were."""
     content = file.read_bytes()
-    _decoded(content, file, encoding.channels)
+    picture_pixels(content, encoding.channels, file)
     return content
-
-
-def _decoded(content: bytes, file: Path, channels: int) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
-            return np.asarray(upright(picture).convert("L" if channels == 1 else "RGB"), np.uint8)
-    except Exception as error:  # of damaged files, its plugins raise whatever their parsing stumbles over
-        raise InputError(f"the file must be a picture, {', '.join(PICTURE_FORMATS)} ({error})", where=file) from error
